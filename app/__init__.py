@@ -1,0 +1,1 @@
+"""The Experimentation Platform: assignment, event ingestion and results over HTTP."""

@@ -1,0 +1,170 @@
+"""SQL of projects, tokens and the audit log."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.access.models import api_tokens, audit_log, projects
+from app.access.scopes import Scope
+from app.core.paging import PageRequest
+
+
+@dataclass(frozen=True, slots=True)
+class StoredToken:
+    """A token as it is kept: without its secret."""
+
+    id: int
+    project_id: int | None
+    project_key: str | None
+    name: str
+    scopes: tuple[Scope, ...]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A tenant: experiments, events and most tokens belong to exactly one."""
+
+    id: int
+    key: str
+    name: str
+    created_at: datetime
+
+
+class ProjectRepository:
+    """Reads and writes projects."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def all(self) -> list[Project]:
+        rows = await self._connection.execute(select(projects).order_by(projects.c.id.desc()))
+        return [_project(row) for row in rows]
+
+    async def insert(self, key: str, name: str) -> Project | None:
+        """Return the new project, or `None` when the key is taken."""
+        statement = insert(projects).values(key=key, name=name).on_conflict_do_nothing().returning(projects)
+        row = (await self._connection.execute(statement)).one_or_none()
+        return None if row is None else _project(row)
+
+
+class TokenRepository:
+    """Reads and writes tokens; it sees hashes only."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def find_valid(self, token_hash: bytes) -> StoredToken | None:
+        """Return the token unless it is unknown or revoked; its expiry is the caller's to check."""
+        statement = _TOKENS.where(api_tokens.c.token_hash == token_hash, api_tokens.c.revoked_at.is_(None))
+        row = (await self._connection.execute(statement)).one_or_none()
+        return None if row is None else _token(row)
+
+    async def any_exists(self) -> bool:
+        return (await self._connection.execute(select(api_tokens.c.id).limit(1))).first() is not None
+
+    async def insert(
+        self,
+        *,
+        token_hash: bytes,
+        name: str,
+        scopes: Sequence[Scope],
+        project_id: int | None,
+        expires_at: datetime | None,
+    ) -> StoredToken:
+        statement = (
+            insert(api_tokens)
+            .values(
+                token_hash=token_hash,
+                name=name,
+                scopes=[scope.value for scope in scopes],
+                project_id=project_id,
+                expires_at=expires_at,
+            )
+            .returning(api_tokens.c.id)
+        )
+        token_id = (await self._connection.execute(statement)).scalar_one()
+        row = (await self._connection.execute(_TOKENS.where(api_tokens.c.id == token_id))).one()
+        return _token(row)
+
+    async def list_(self, project_id: int | None, page: PageRequest) -> list[StoredToken]:
+        """Return up to `limit + 1` tokens of a project, or of all when `project_id` is `None`."""
+        statement = _TOKENS.order_by(api_tokens.c.id.desc()).limit(page.limit + 1)
+        if project_id is not None:
+            statement = statement.where(api_tokens.c.project_id == project_id)
+        if (after := page.after_id()) is not None:
+            statement = statement.where(api_tokens.c.id < after)
+        return [_token(row) for row in await self._connection.execute(statement)]
+
+    async def revoke(self, token_id: int, project_id: int | None) -> StoredToken | None:
+        """Revoke the token if it is within reach; a second time changes nothing."""
+        statement = (
+            update(api_tokens)
+            .where(api_tokens.c.id == token_id)
+            .values(revoked_at=text("coalesce(revoked_at, clock_timestamp())"))
+            .returning(api_tokens.c.id)
+        )
+        if project_id is not None:
+            statement = statement.where(api_tokens.c.project_id == project_id)
+        if (await self._connection.execute(statement)).one_or_none() is None:
+            return None
+        row = (await self._connection.execute(_TOKENS.where(api_tokens.c.id == token_id))).one()
+        return _token(row)
+
+
+class AuditRepository:
+    """Appends to the audit log."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def append(
+        self,
+        *,
+        project_id: int | None,
+        actor: str,
+        request_id: str,
+        action: str,
+        subject: str,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Record who did what, in the transaction that does it."""
+        await self._connection.execute(
+            insert(audit_log).values(
+                project_id=project_id,
+                actor=actor,
+                request_id=request_id,
+                action=action,
+                subject=subject,
+                details=dict(details or {}),
+            )
+        )
+
+
+_TOKENS = select(api_tokens, projects.c.key.label("project_key")).select_from(
+    api_tokens.outerjoin(projects, projects.c.id == api_tokens.c.project_id)
+)
+
+
+def _token(row: Row[Any]) -> StoredToken:
+    return StoredToken(
+        id=row.id,
+        project_id=row.project_id,
+        project_key=row.project_key,
+        name=row.name,
+        scopes=tuple(Scope(scope) for scope in row.scopes),
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+    )
+
+
+def _project(row: Row[Any]) -> Project:
+    return Project(id=row.id, key=row.key, name=row.name, created_at=row.created_at)

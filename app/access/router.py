@@ -1,0 +1,92 @@
+"""Endpoints for tokens and projects."""
+
+from typing import Annotated
+
+from fastapi import Path, Response
+
+from app.access.caller import CurrentCaller
+from app.access.errors import (
+    InvalidToken,
+    MissingScope,
+    ProjectKeyTaken,
+    ProjectNotFound,
+    TokenNotFound,
+    WrongProject,
+)
+from app.access.guard import requires
+from app.access.schemas import NewTokenOut, ProjectIn, ProjectList, ProjectOut, TokenIn, TokenList, TokenOut
+from app.access.scopes import Scope
+from app.access.wiring import Access
+from app.core import routes
+from app.core.errors import (
+    BodyTooLarge,
+    Invalid,
+    MalformedBody,
+    RateLimited,
+    Unavailable,
+    UnsupportedMediaType,
+)
+from app.core.paging import Paging
+from app.core.problems import documented
+
+# What any guarded route may answer, and what any route with a body may answer on top.
+GUARDED = (InvalidToken, MissingScope, RateLimited, Unavailable, Invalid)
+WITH_BODY = (*GUARDED, MalformedBody, BodyTooLarge, UnsupportedMediaType)
+MAX_ID = 2**63 - 1
+
+router = routes.router(tags=["access"])
+
+
+@router.post(
+    "/tokens",
+    status_code=201,
+    dependencies=[requires(Scope.ADMIN)],
+    responses=documented(*WITH_BODY, ProjectNotFound, WrongProject),
+)
+async def create_token(
+    body: TokenIn, caller: CurrentCaller, access: Access, response: Response
+) -> NewTokenOut:
+    """Make a token. Its secret is in this answer and nowhere else."""
+    token, secret = await access.create_token(
+        caller, name=body.name, scopes=body.scopes, expires_at=body.expires_at, project_key=body.project
+    )
+    response.headers["Cache-Control"] = "no-store"
+    return NewTokenOut(**TokenOut.of(token).model_dump(), token=secret)
+
+
+@router.get("/tokens", dependencies=[requires(Scope.ADMIN)], responses=documented(*GUARDED))
+async def list_tokens(caller: CurrentCaller, access: Access, paging: Paging) -> TokenList:
+    """List tokens without their secrets, revoked ones too."""
+    page = await access.list_tokens(caller, paging)
+    return TokenList(items=[TokenOut.of(token) for token in page.items], next_cursor=page.next_cursor)
+
+
+@router.delete(
+    "/tokens/{token_id}",
+    status_code=204,
+    dependencies=[requires(Scope.ADMIN)],
+    responses=documented(*GUARDED, TokenNotFound),
+)
+async def revoke_token(
+    token_id: Annotated[int, Path(ge=1, le=MAX_ID)], caller: CurrentCaller, access: Access
+) -> None:
+    """Revoke a token, at once and in every process."""
+    await access.revoke_token(caller, token_id)
+
+
+@router.post(
+    "/projects",
+    status_code=201,
+    dependencies=[requires(Scope.ADMIN)],
+    responses=documented(*WITH_BODY, ProjectKeyTaken, WrongProject),
+)
+async def create_project(body: ProjectIn, caller: CurrentCaller, access: Access) -> ProjectOut:
+    """Make a project: experiments, events and tokens of their own, invisible to all others."""
+    return ProjectOut.of(await access.create_project(caller, key=body.key, name=body.name))
+
+
+@router.get("/projects", dependencies=[requires(Scope.ADMIN)], responses=documented(*GUARDED))
+async def list_projects(caller: CurrentCaller, access: Access) -> ProjectList:
+    """List the projects that the token may act in."""
+    projects = await access.list_projects(caller)
+    return ProjectList(items=[ProjectOut.of(project) for project in projects], next_cursor=None)

@@ -1,0 +1,100 @@
+"""Requests and answers about tokens and projects."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+from app.access.repository import Project, StoredToken
+from app.access.scopes import Scope
+from app.core.text import refuse_control_characters
+
+Key = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+Name = Annotated[
+    str, StringConstraints(min_length=1, max_length=200), AfterValidator(refuse_control_characters)
+]
+
+
+def _in_future(moment: datetime) -> datetime:
+    if moment <= datetime.now(UTC):
+        raise ValueError("must lie in the future")
+    return moment
+
+
+class TokenIn(BaseModel):
+    """A token to make."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=20)]
+    expires_at: Annotated[AwareDatetime, AfterValidator(_in_future)] | None = None
+    project: Annotated[
+        str | None,
+        Field(
+            pattern=r"^(\*|[a-z][a-z0-9_-]{0,63})$",
+            description="The key of the token's project; `*` for all projects; left out: the request's project.",
+        ),
+    ] = None
+
+
+class TokenOut(BaseModel):
+    """A token without its secret. `project` is null when it may act in all projects."""
+
+    id: int
+    name: str
+    scopes: list[Scope]
+    project: str | None
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+    @classmethod
+    def of(cls, token: StoredToken) -> "TokenOut":
+        return cls(
+            id=token.id,
+            name=token.name,
+            scopes=list(token.scopes),
+            project=token.project_key,
+            created_at=token.created_at,
+            expires_at=token.expires_at,
+            revoked_at=token.revoked_at,
+        )
+
+
+class NewTokenOut(TokenOut):
+    """A new token; `token` is shown this once."""
+
+    token: str
+
+
+class TokenList(BaseModel):
+    items: list[TokenOut]
+    next_cursor: str | None
+
+
+class ProjectIn(BaseModel):
+    """A project to make."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    key: Key
+    name: Name
+
+
+class ProjectOut(BaseModel):
+    """A project."""
+
+    id: int
+    key: str
+    name: str
+    created_at: datetime
+
+    @classmethod
+    def of(cls, project: Project) -> "ProjectOut":
+        return cls(id=project.id, key=project.key, name=project.name, created_at=project.created_at)
+
+
+class ProjectList(BaseModel):
+    items: list[ProjectOut]
+    next_cursor: str | None

@@ -1,0 +1,153 @@
+"""Use cases of access: make, list and revoke tokens; make and list projects."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from app.access.caller import Caller
+from app.access.errors import ProjectKeyTaken, ProjectNotFound, TokenNotFound, WrongProject
+from app.access.projects import Projects
+from app.access.repository import AuditRepository, Project, ProjectRepository, StoredToken, TokenRepository
+from app.access.scopes import Scope
+from app.access.tokens import TOPIC, hash_of, new_secret
+from app.core.changes import Changes
+from app.core.db import Database
+from app.core.paging import Page, PageRequest, page_of
+
+ALL_PROJECTS = "*"
+
+
+class AccessService:
+    """Administers tokens and projects."""
+
+    def __init__(self, *, database: Database, changes: Changes, projects: Projects) -> None:
+        self._database = database
+        self._changes = changes
+        self._projects = projects
+
+    async def create_token(
+        self,
+        caller: Caller,
+        *,
+        name: str,
+        scopes: Sequence[Scope],
+        expires_at: datetime | None,
+        project_key: str | None,
+    ) -> tuple[StoredToken, str]:
+        """Make a token; its secret is returned here and never again.
+
+        Raises:
+            ProjectNotFound: no project has this key.
+            WrongProject: the caller's token may not act there.
+        """
+        project_id = await self._reachable_project(caller, project_key)
+        secret = new_secret()
+        async with self._database.begin() as connection:
+            token = await TokenRepository(connection).insert(
+                token_hash=hash_of(secret),
+                name=name,
+                scopes=scopes,
+                project_id=project_id,
+                expires_at=expires_at,
+            )
+            await AuditRepository(connection).append(
+                project_id=project_id,
+                actor=caller.actor,
+                request_id=caller.request_id,
+                action="token.created",
+                subject=f"token:{token.id}",
+                details={"name": name, "scopes": [scope.value for scope in scopes]},
+            )
+        return token, secret
+
+    async def create_first_token(self) -> str | None:
+        """Make an administrator's token for a new installation; `None` when there are tokens already."""
+        secret = new_secret()
+        async with self._database.begin() as connection:
+            tokens = TokenRepository(connection)
+            if await tokens.any_exists():
+                return None
+            token = await tokens.insert(
+                token_hash=hash_of(secret),
+                name="first administrator",
+                scopes=[Scope.ADMIN],
+                project_id=None,
+                expires_at=None,
+            )
+            await AuditRepository(connection).append(
+                project_id=None,
+                actor="installation",
+                request_id="",
+                action="token.created",
+                subject=f"token:{token.id}",
+            )
+        return secret
+
+    async def list_tokens(self, caller: Caller, page: PageRequest) -> Page[StoredToken]:
+        async with self._database.read() as connection:
+            rows = await TokenRepository(connection).list_(caller.identity.project_id, page)
+        return page_of(rows, page, lambda token: token.id)
+
+    async def revoke_token(self, caller: Caller, token_id: int) -> None:
+        """Revoke a token; when this returns, no process accepts it any more.
+
+        Raises:
+            TokenNotFound: no such token within the caller's reach.
+        """
+        async with self._database.begin() as connection:
+            epoch = await self._changes.bump(connection, TOPIC)
+            token = await TokenRepository(connection).revoke(token_id, caller.identity.project_id)
+            if token is None:
+                raise TokenNotFound(f"No token has the id {token_id}.")
+            await AuditRepository(connection).append(
+                project_id=token.project_id,
+                actor=caller.actor,
+                request_id=caller.request_id,
+                action="token.revoked",
+                subject=f"token:{token_id}",
+            )
+        await self._changes.settle(TOPIC, epoch)
+
+    async def create_project(self, caller: Caller, *, key: str, name: str) -> Project:
+        """Make a project.
+
+        Raises:
+            ProjectKeyTaken: there is one with this key.
+            WrongProject: the caller's token belongs to one project only.
+        """
+        _require_all_projects(caller)
+        async with self._database.begin() as connection:
+            project = await ProjectRepository(connection).insert(key, name)
+            if project is None:
+                raise ProjectKeyTaken(f"key: a project with the key {key!r} exists; choose another.")
+            await AuditRepository(connection).append(
+                project_id=project.id,
+                actor=caller.actor,
+                request_id=caller.request_id,
+                action="project.created",
+                subject=f"project:{project.id}",
+            )
+        return project
+
+    async def list_projects(self, caller: Caller) -> list[Project]:
+        async with self._database.read() as connection:
+            projects = await ProjectRepository(connection).all()
+        reach = caller.identity.project_id
+        return [project for project in projects if reach is None or project.id == reach]
+
+    async def _reachable_project(self, caller: Caller, key: str | None) -> int | None:
+        if key is None:
+            return caller.project_id
+        if key == ALL_PROJECTS:
+            _require_all_projects(caller)
+            return None
+        project = await self._projects.find(key)
+        if project is None:
+            raise ProjectNotFound(f"project: no project has the key {key!r}.")
+        if caller.identity.project_id not in {None, project.id}:
+            raise WrongProject("project: the token that you use belongs to another project.")
+        return project.id
+
+
+def _require_all_projects(caller: Caller) -> None:
+    if caller.identity.project_id is not None:
+        raise WrongProject("Only a token that belongs to all projects may do this.")

@@ -1,0 +1,1 @@
+"""Technical ground shared by every context; it knows no business words."""

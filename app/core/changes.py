@@ -1,0 +1,164 @@
+"""How every process learns at once that experiments or tokens changed.
+
+A change and the new epoch of its topic commit together. Processes are told by NOTIFY, and ask for the epoch
+themselves all the time in case they were not. What a process holds in memory may be used for as long as its
+last look is younger than `LEASE_S`; a process that makes a change waits until all others have seen it, or until
+their leases have run out, before it answers. So once a change is answered, it is in force everywhere.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+import asyncpg
+import structlog
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.core.db import Database
+
+log = structlog.get_logger()
+
+LEASE_S = 1.0
+_LOOK_EVERY_S = 0.3
+_RECONNECT_AFTER_S = 0.3
+_CHANNEL = "experimentation_changes"
+# Listening connections say in their names which epochs they have applied; pg_stat_activity shows the names.
+_LISTENER_PREFIX = "exp-changes"
+
+_BUMP = text("UPDATE change_epochs SET epoch = epoch + 1 WHERE topic = :topic RETURNING epoch")
+_NOTIFY = text("SELECT pg_notify(:channel, '')")
+_EPOCHS = "SELECT topic, epoch FROM change_epochs"
+_OTHER_LISTENERS = text(
+    "SELECT application_name FROM pg_stat_activity WHERE datname = current_database()"
+    " AND application_name LIKE :prefix || '%' AND pid <> :own"
+)
+
+Listener = Callable[[int], Awaitable[None]]
+
+
+class Changes:
+    """The epochs of all topics as this process knows them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._listeners: dict[str, Listener] = {}
+        self._applied: dict[str, int] = {}
+        self._seen_at = float("-inf")
+        self._own_pid = -1
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._looking = asyncio.Lock()
+        self._connection: asyncpg.Connection | None = None
+
+    def subscribe(self, topic: str, listener: Listener) -> None:
+        """Have `listener` called with each new epoch of `topic`, before the epoch counts as applied."""
+        self._listeners[topic] = listener
+
+    async def start(self) -> None:
+        await self._open()
+        await self._look()
+        self._task = asyncio.create_task(self._watch(), name="changes")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await self._drop_connection()
+
+    @property
+    def fresh(self) -> bool:
+        """Whether memory may be used without another look."""
+        return time.monotonic() - self._seen_at < LEASE_S
+
+    async def ensure_fresh(self) -> None:
+        """Look now if the last look is too old. While PostgreSQL is away nothing can change, so memory stands."""
+        if not self.fresh:
+            async with self._looking:
+                if not self.fresh:
+                    await self._look_if_possible()
+
+    async def bump(self, connection: AsyncConnection, topic: str) -> int:
+        """Take the topic's next epoch in the caller's transaction, which makes changes of a topic queue up."""
+        epoch = int((await connection.execute(_BUMP, {"topic": topic})).scalar_one())
+        await connection.execute(_NOTIFY, {"channel": _CHANNEL})
+        return epoch
+
+    async def settle(self, topic: str, epoch: int) -> None:
+        """After the commit: apply the change here, and return once every other process has it, too."""
+        deadline = time.monotonic() + LEASE_S
+        async with self._looking:
+            await self._look_if_possible()
+        pause_s = 0.001
+        while time.monotonic() < deadline and await self._others_lack(topic, epoch):
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, 0.05)
+
+    async def _others_lack(self, topic: str, epoch: int) -> bool:
+        async with self._database.read() as connection:
+            names = (
+                await connection.execute(_OTHER_LISTENERS, {"prefix": _LISTENER_PREFIX, "own": self._own_pid})
+            ).scalars()
+            return any(_applied_by(name, self._applied).get(topic, -1) < epoch for name in names)
+
+    async def _watch(self) -> None:
+        while True:
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), _LOOK_EVERY_S)
+            async with self._looking:
+                await self._look_if_possible()
+
+    async def _look_if_possible(self) -> None:
+        try:
+            if self._connection is None or self._connection.is_closed():
+                await self._open()
+            await self._look()
+        except Exception as error:  # noqa: BLE001  # The watch must outlive every failure of the database.
+            await self._drop_connection()
+            self._seen_at = time.monotonic() - LEASE_S + _RECONNECT_AFTER_S
+            log.warning("changes.database_unavailable", error=str(error) or type(error).__name__)
+
+    async def _open(self) -> None:
+        url = make_url(self._database.engine.url).set(drivername="postgresql")
+        self._connection = await asyncpg.connect(
+            url.render_as_string(hide_password=False),
+            timeout=3,
+            command_timeout=3,
+            server_settings={"application_name": _LISTENER_PREFIX},
+        )
+        self._own_pid = self._connection.get_server_pid()
+        await self._connection.add_listener(_CHANNEL, lambda *_: self._wake.set())
+
+    async def _look(self) -> None:
+        assert self._connection is not None  # noqa: S101  # Opened by every caller.
+        looked_at = time.monotonic()
+        epochs = {row["topic"]: int(row["epoch"]) for row in await self._connection.fetch(_EPOCHS)}
+        changed = [topic for topic, epoch in epochs.items() if self._applied.get(topic, -1) != epoch]
+        for topic in changed:
+            if (listener := self._listeners.get(topic)) is not None:
+                await listener(epochs[topic])
+            self._applied[topic] = epochs[topic]
+        if changed:
+            await self._connection.execute("SELECT set_config('application_name', $1, false)", _name(epochs))
+        self._seen_at = looked_at
+
+    async def _drop_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
+
+
+def _name(epochs: Mapping[str, int]) -> str:
+    """Say the applied epochs in the topics' order; three of them fit the 63 bytes that PostgreSQL keeps."""
+    return " ".join([_LISTENER_PREFIX, *(str(epoch) for _topic, epoch in sorted(epochs.items()))])
+
+
+def _applied_by(name: str, topics: Iterable[str]) -> dict[str, int]:
+    return {
+        topic: int(epoch)
+        for topic, epoch in zip(sorted(topics), name.split(" ")[1:], strict=False)
+        if epoch.isdecimal()
+    }

@@ -1,0 +1,106 @@
+"""The one tree of errors that callers can cause; contexts subclass these with a stable slug."""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, TypedDict
+
+
+class FieldProblem(TypedDict):
+    """What is wrong with one field of a request, and the way out."""
+
+    field: str
+    detail: str
+
+
+class AppError(Exception):
+    """An expected failure. `slug` is stable and ends up in the problem's `type`."""
+
+    status: ClassVar[int] = 500
+    slug: ClassVar[str] = "internal-error"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(
+        self, detail: str, *, headers: Mapping[str, str] | None = None, **extensions: object
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.headers: dict[str, str] = dict(headers or {})
+        self.extensions = extensions
+
+
+class NotFound(AppError):
+    status = 404
+    slug = "not-found"
+    title = "Not found"
+
+
+class Conflict(AppError):
+    status = 409
+    slug = "conflict"
+    title = "Conflict with the current state"
+
+
+class Forbidden(AppError):
+    status = 403
+    slug = "forbidden"
+    title = "Forbidden"
+
+
+class Unauthenticated(AppError):
+    status = 401
+    slug = "unauthenticated"
+    title = "A valid token is required"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+class RateLimited(AppError):
+    status = 429
+    slug = "rate-limited"
+    title = "Too many requests"
+
+    def __init__(self, detail: str, *, retry_after_s: int) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after_s)}, retry_after_s=retry_after_s)
+
+
+class Unavailable(AppError):
+    status = 503
+    slug = "unavailable"
+    title = "Temporarily unavailable"
+
+    def __init__(self, detail: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after_s)})
+
+
+class MalformedBody(AppError):
+    status = 400
+    slug = "malformed-json"
+    title = "The body is not JSON"
+
+
+class BodyTooLarge(AppError):
+    status = 413
+    slug = "body-too-large"
+    title = "The body is too large"
+
+
+class UnsupportedMediaType(AppError):
+    status = 415
+    slug = "unsupported-media-type"
+    title = "Send application/json"
+
+
+class Invalid(AppError):
+    """A request whose shape or meaning is wrong: 422 with one entry per field."""
+
+    status = 422
+    slug = "validation-error"
+    title = "The request is not valid"
+
+    def __init__(self, errors: Sequence[FieldProblem]) -> None:
+        listed = "; ".join(f"{problem['field']}: {problem['detail']}" for problem in errors[:5])
+        super().__init__(listed, errors=list(errors))
+
+    @classmethod
+    def field(cls, field: str, detail: str) -> "Invalid":
+        return cls([{"field": field, "detail": detail}])

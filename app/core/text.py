@@ -1,0 +1,61 @@
+"""Which text the platform stores: any Unicode scalar values but control characters."""
+
+import re
+from collections.abc import Iterator
+
+# Category Cc is exactly U+0000-U+001F and U+007F-U+009F; lone surrogates are not text at all.
+_UNSTORABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_UNSTORABLE_IN_FREE_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def refuse_control_characters(text: str) -> str:
+    """Return `text`, for identifiers and names.
+
+    Raises:
+        ValueError: it holds a control character or a lone surrogate.
+    """
+    if (found := _UNSTORABLE.search(text)) is not None:
+        raise ValueError(_refusal(found))
+    return text
+
+
+def refuse_control_characters_but_line_breaks(text: str) -> str:
+    """Return `text`, for descriptions, where tabs and line breaks are welcome.
+
+    Raises:
+        ValueError: it holds another control character or a lone surrogate.
+    """
+    if (found := _UNSTORABLE_IN_FREE_TEXT.search(text)) is not None:
+        raise ValueError(_refusal(found))
+    return text
+
+
+def refuse_unstorable_json(value: object) -> None:
+    """Check every string, key and number in a JSON value.
+
+    Raises:
+        ValueError: a string holds a NUL or another control character, or a number is not finite.
+    """
+    for item in _leaves(value):
+        if isinstance(item, str):
+            refuse_control_characters_but_line_breaks(item)
+        elif isinstance(item, float) and (item != item or item in {float("inf"), float("-inf")}):  # noqa: PLR0124
+            raise ValueError("numbers must be finite; NaN and infinity are not allowed")
+
+
+def _leaves(value: object) -> Iterator[object]:
+    pending = [value]
+    while pending:  # Not recursive: a deeply nested value must not exhaust the stack.
+        item = pending.pop()
+        if isinstance(item, dict):
+            pending.extend(item.keys())
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
+        else:
+            yield item
+
+
+def _refusal(found: re.Match[str]) -> str:
+    code = f"U+{ord(found.group()):04X}"
+    return f"must not contain control characters or lone surrogates; found {code} at position {found.start()}"

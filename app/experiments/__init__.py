@@ -1,0 +1,1 @@
+"""Experiments: what they are, how they change, and how every process knows them."""

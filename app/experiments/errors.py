@@ -1,0 +1,70 @@
+"""What callers can do wrong about experiments."""
+
+from collections.abc import Sequence
+
+from app.core.errors import Conflict, NotFound
+from app.experiments.lifecycle import Move, Refusal, Status
+
+
+class ExperimentNotFound(NotFound):
+    slug = "experiment-not-found"
+    title = "No such experiment"
+
+    def __init__(self, reference: str) -> None:
+        super().__init__(f"No experiment has the id or key {reference[:80]!r} in this project.")
+
+
+class ExperimentKeyTaken(Conflict):
+    slug = "experiment-key-taken"
+    title = "An experiment with this key exists"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"key: an experiment with the key {key!r} exists in this project; choose another.")
+
+
+class MoveNotAllowed(Conflict):
+    slug = "move-not-allowed"
+    title = "The experiment's state does not allow this move"
+
+    def __init__(self, move: Move, status: Status, allowed: Sequence[Move]) -> None:
+        names = ", ".join(allowed) or "none"
+        super().__init__(
+            f"The experiment is {status}; {move} is not possible. Allowed: {names}.",
+            current_status=status.value,
+            allowed=[name.value for name in allowed],
+        )
+
+
+class ChangeNotAllowed(Conflict):
+    slug = "change-not-allowed"
+    title = "The experiment's state does not allow this change"
+
+    def __init__(self, status: Status, refusals: Sequence[Refusal]) -> None:
+        listed = "; ".join(f"{refusal.field}: {refusal.detail}" for refusal in refusals)
+        super().__init__(
+            f"The experiment is {status}. {listed}.",
+            current_status=status.value,
+            errors=[{"field": refusal.field, "detail": refusal.detail} for refusal in refusals],
+        )
+
+
+class NotADraft(Conflict):
+    slug = "not-a-draft"
+    title = "Only drafts can be deleted"
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(
+            f"The experiment is {status}; only a draft can be deleted. Complete and archive it instead.",
+            current_status=status.value,
+        )
+
+
+class VariantInUse(Conflict):
+    slug = "variant-in-use"
+    title = "Stored assignments or overrides refer to it"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Stored assignments or overrides refer to a variant that this would remove. Keep the variant, or"
+            " archive this draft and create a new experiment."
+        )

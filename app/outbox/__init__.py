@@ -1,0 +1,1 @@
+"""The outbox: facts on their way to Kafka and ClickHouse."""

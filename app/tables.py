@@ -1,0 +1,11 @@
+"""Every table's definition in one place, so that Alembic and tests see all the metadata."""
+
+from app.access import models as access
+from app.assignments import models as assignments
+from app.core import models as core
+from app.core.db import metadata
+from app.events import models as events
+from app.experiments import models as experiments
+from app.outbox import models as outbox
+
+__all__ = ["access", "assignments", "core", "events", "experiments", "metadata", "outbox"]
