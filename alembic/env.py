@@ -52,9 +52,7 @@ async def _run_on(engine: AsyncEngine) -> None:
 def _url() -> str:
     url = context.config.get_main_option("sqlalchemy.url") or os.environ.get("DATABASE_URL")
     if not url:
-        raise SystemExit(
-            "DATABASE_URL: must be set, as in postgresql+asyncpg://user:password@host:5432/database"
-        )
+        raise SystemExit("DATABASE_URL: must be set, as in postgresql+asyncpg://user:password@host:5432/database")
     return url
 
 

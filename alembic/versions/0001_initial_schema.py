@@ -135,9 +135,7 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "value > '-Infinity'::float8 AND value < 'Infinity'::float8", name=op.f("ck_events_value_finite")
         ),
-        sa.CheckConstraint(
-            "char_length(event_type) BETWEEN 1 AND 100", name=op.f("ck_events_event_type_length")
-        ),
+        sa.CheckConstraint("char_length(event_type) BETWEEN 1 AND 100", name=op.f("ck_events_event_type_length")),
         sa.CheckConstraint("char_length(user_id) BETWEEN 1 AND 256", name=op.f("ck_events_user_id_length")),
         postgresql_partition_by="RANGE (ingested_at)",
     )
@@ -176,9 +174,7 @@ def upgrade() -> None:
             nullable=False,
         ),
         sa.Column("xid", Xid8(), server_default=sa.text("pg_current_xact_id()"), nullable=False),
-        sa.Column(
-            "seq", sa.BigInteger(), server_default=sa.text("nextval('outbox_events_seq')"), nullable=False
-        ),
+        sa.Column("seq", sa.BigInteger(), server_default=sa.text("nextval('outbox_events_seq')"), nullable=False),
         postgresql_partition_by="RANGE (created_at)",
     )
     op.create_index("ix_outbox_events_xid_seq", "outbox_events", ["xid", "seq"], unique=False)
@@ -229,9 +225,7 @@ def upgrade() -> None:
     op.create_table(
         "audit_log",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
-        sa.Column(
-            "at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
-        ),
+        sa.Column("at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False),
         sa.Column("project_id", sa.BigInteger(), nullable=True),
         sa.Column("actor", sa.Text(), nullable=False),
         sa.Column("request_id", sa.Text(), nullable=False),
@@ -308,9 +302,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("project_id", "key", name=op.f("uq_experiments_project_id_key")),
     )
     op.create_index("ix_experiments_change_epoch", "experiments", ["change_epoch"], unique=False)
-    op.create_index(
-        "ix_experiments_project_id_status", "experiments", ["project_id", "status", "id"], unique=False
-    )
+    op.create_index("ix_experiments_project_id_status", "experiments", ["project_id", "status", "id"], unique=False)
     op.create_table(
         "variants",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
@@ -380,9 +372,7 @@ def upgrade() -> None:
             nullable=False,
         ),
         sa.CheckConstraint("source IN ('hash', 'import')", name=op.f("ck_assignments_known_source")),
-        sa.CheckConstraint(
-            "char_length(user_id) BETWEEN 1 AND 256", name=op.f("ck_assignments_user_id_length")
-        ),
+        sa.CheckConstraint("char_length(user_id) BETWEEN 1 AND 256", name=op.f("ck_assignments_user_id_length")),
         sa.ForeignKeyConstraint(
             ["experiment_id", "variant_id"],
             ["variants.experiment_id", "variants.id"],
@@ -391,7 +381,12 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("experiment_id", "user_id", name=op.f("pk_assignments")),
     )
-    op.create_index("ix_assignments_ingested_at", "assignments", ["ingested_at"], unique=False)
+    op.create_index(
+        "ix_assignments_experiment_id_ingested_at",
+        "assignments",
+        ["experiment_id", "ingested_at", "user_id"],
+        unique=False,
+    )
     op.create_table(
         "overrides",
         sa.Column("experiment_id", sa.BigInteger(), nullable=False),
@@ -406,9 +401,7 @@ def upgrade() -> None:
             server_default=sa.text("ingestion_time()"),
             nullable=False,
         ),
-        sa.CheckConstraint(
-            "char_length(user_id) BETWEEN 1 AND 256", name=op.f("ck_overrides_user_id_length")
-        ),
+        sa.CheckConstraint("char_length(user_id) BETWEEN 1 AND 256", name=op.f("ck_overrides_user_id_length")),
         sa.ForeignKeyConstraint(
             ["experiment_id", "variant_id"],
             ["variants.experiment_id", "variants.id"],

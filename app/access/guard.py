@@ -15,6 +15,8 @@ from app.access.scopes import Scope
 from app.access.tokens import Authenticator
 
 PROJECT_HEADER = "x-project"
+# Where the fast lane leaves the caller of a request that it has admitted and passes on.
+ADMITTED = "admitted_caller"
 
 
 class Gate:
@@ -90,6 +92,9 @@ class _Require(SecurityBase):
         self.scheme_name = "bearer"
 
     async def admit(self, request: Request) -> None:
+        if (admitted := request.scope.get(ADMITTED)) is not None:
+            request.state.caller = admitted
+            return
         gate: Gate = request.app.state.services.gate
         headers = request.headers
         request.state.caller = await gate.admit(

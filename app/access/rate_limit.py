@@ -92,7 +92,7 @@ class RateLimiter:
         async def take(redis: "Redis") -> tuple[int, float]:
             granted, wait_ms = cast(
                 "list[int]",
-                await redis.eval(  # type: ignore[misc]  # redis-py types it as sync or async.
+                await redis.eval(
                     _TAKE, 1, key, str(limit.capacity), repr(limit.refill_per_s), str(limit.taken_at_once)
                 ),
             )

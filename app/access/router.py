@@ -43,9 +43,7 @@ router = routes.router(tags=["access"])
     dependencies=[requires(Scope.ADMIN)],
     responses=documented(*WITH_BODY, ProjectNotFound, WrongProject),
 )
-async def create_token(
-    body: TokenIn, caller: CurrentCaller, access: Access, response: Response
-) -> NewTokenOut:
+async def create_token(body: TokenIn, caller: CurrentCaller, access: Access, response: Response) -> NewTokenOut:
     """Make a token. Its secret is in this answer and nowhere else."""
     token, secret = await access.create_token(
         caller, name=body.name, scopes=body.scopes, expires_at=body.expires_at, project_key=body.project
@@ -67,9 +65,7 @@ async def list_tokens(caller: CurrentCaller, access: Access, paging: Paging) -> 
     dependencies=[requires(Scope.ADMIN)],
     responses=documented(*GUARDED, TokenNotFound),
 )
-async def revoke_token(
-    token_id: Annotated[int, Path(ge=1, le=MAX_ID)], caller: CurrentCaller, access: Access
-) -> None:
+async def revoke_token(token_id: Annotated[int, Path(ge=1, le=MAX_ID)], caller: CurrentCaller, access: Access) -> None:
     """Revoke a token, at once and in every process."""
     await access.revoke_token(caller, token_id)
 

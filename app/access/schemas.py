@@ -3,16 +3,15 @@
 from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from app.access.repository import Project, StoredToken
 from app.access.scopes import Scope
+from app.core.moments import Moment
 from app.core.text import refuse_control_characters
 
 Key = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
-Name = Annotated[
-    str, StringConstraints(min_length=1, max_length=200), AfterValidator(refuse_control_characters)
-]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(refuse_control_characters)]
 
 
 def _in_future(moment: datetime) -> datetime:
@@ -28,7 +27,7 @@ class TokenIn(BaseModel):
 
     name: Name
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=20)]
-    expires_at: Annotated[AwareDatetime, AfterValidator(_in_future)] | None = None
+    expires_at: Annotated[Moment, AfterValidator(_in_future)] | None = None
     project: Annotated[
         str | None,
         Field(

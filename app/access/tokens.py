@@ -77,9 +77,7 @@ class Authenticator:
         self._epoch = 0
         self._memory: OrderedDict[bytes, _Known] = OrderedDict()
         self._bootstrap = {
-            hash_of(token): Identity(
-                None, str(index), granted_by(Scope), None, self._client_key(hash_of(token))
-            )
+            hash_of(token): Identity(None, str(index), granted_by(Scope), None, self._client_key(hash_of(token)))
             for index, token in enumerate(bootstrap_tokens)
         }
         changes.subscribe(TOPIC, self._forget)
@@ -107,9 +105,7 @@ class Authenticator:
         epoch = self._epoch
         cached = await self._from_redis(token_hash, epoch) or await self._from_database(token_hash, epoch)
         if cached is None or self._expired(cached.expires_at):
-            raise InvalidToken(
-                "The token is unknown, revoked or expired. Ask an administrator for a new one."
-            )
+            raise InvalidToken("The token is unknown, revoked or expired. Ask an administrator for a new one.")
         identity = Identity(
             cached.id,
             cached.name,

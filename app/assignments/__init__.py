@@ -1,0 +1,1 @@
+"""Assignments: which variant a user gets, decided once and kept for ever."""

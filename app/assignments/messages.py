@@ -5,15 +5,15 @@ ASSIGNED = "assignment.created"
 OVERRIDE_AGGREGATE = "override"
 OVERRIDDEN = "override.changed"
 
-# Keys are ClickHouse's columns. `row` is the alias of the stored assignment or override.
+# Keys are ClickHouse's columns. `stored` is the alias of the stored assignment or override.
 ASSIGNED_PAYLOAD = (
-    "jsonb_build_object('schema_version', 1, 'experiment_id', row.experiment_id, 'user_id', row.user_id,"
-    " 'variant_id', row.variant_id, 'source', row.source, 'experiment_version', row.experiment_version,"
-    " 'context', coalesce(row.context, '{}'::jsonb), 'exposed_at', row.assigned_at,"
-    " 'ingested_at', row.ingested_at)"
+    "jsonb_build_object('schema_version', 1, 'experiment_id', stored.experiment_id, 'user_id', stored.user_id,"
+    " 'variant_id', stored.variant_id, 'source', stored.source, 'experiment_version', stored.experiment_version,"
+    " 'context', coalesce(stored.context, '{}'::jsonb), 'exposed_at', stored.assigned_at,"
+    " 'ingested_at', stored.ingested_at)"
 )
 OVERRIDDEN_PAYLOAD = (
-    "jsonb_build_object('schema_version', 1, 'experiment_id', row.experiment_id, 'user_id', row.user_id,"
-    " 'variant_id', row.variant_id, 'exposed_at', row.exposed_at, 'removed', row.removed,"
-    " 'epoch', row.change_epoch, 'ingested_at', row.ingested_at)"
+    "jsonb_build_object('schema_version', 1, 'experiment_id', stored.experiment_id, 'user_id', stored.user_id,"
+    " 'variant_id', stored.variant_id, 'exposed_at', stored.exposed_at, 'removed', stored.removed,"
+    " 'epoch', stored.change_epoch, 'ingested_at', stored.ingested_at)"
 )

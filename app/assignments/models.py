@@ -38,7 +38,8 @@ assignments = Table(
     ),
     CheckConstraint("source IN ('hash', 'import')", name="known_source"),
     CheckConstraint("char_length(user_id) BETWEEN 1 AND 256", name="user_id_length"),
-    Index("ix_assignments_ingested_at", "ingested_at"),
+    # For lists, newest first, and for what was ingested since a moment.
+    Index("ix_assignments_experiment_id_ingested_at", "experiment_id", "ingested_at", "user_id"),
 )
 
 overrides = Table(

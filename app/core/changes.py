@@ -80,6 +80,11 @@ class Changes:
                 if not self.fresh:
                     await self._look_if_possible()
 
+    async def look(self) -> None:
+        """Look now, however young the last look is."""
+        async with self._looking:
+            await self._look_if_possible()
+
     async def bump(self, connection: AsyncConnection, topic: str) -> int:
         """Take the topic's next epoch in the caller's transaction, which makes changes of a topic queue up."""
         epoch = int((await connection.execute(_BUMP, {"topic": topic})).scalar_one())
@@ -89,8 +94,7 @@ class Changes:
     async def settle(self, topic: str, epoch: int) -> None:
         """After the commit: apply the change here, and return once every other process has it, too."""
         deadline = time.monotonic() + LEASE_S
-        async with self._looking:
-            await self._look_if_possible()
+        await self.look()
         pause_s = 0.001
         while time.monotonic() < deadline and await self._others_lack(topic, epoch):
             await asyncio.sleep(pause_s)
@@ -108,8 +112,7 @@ class Changes:
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), _LOOK_EVERY_S)
-            async with self._looking:
-                await self._look_if_possible()
+            await self.look()
 
     async def _look_if_possible(self) -> None:
         try:

@@ -18,9 +18,7 @@ class AppError(Exception):
     slug: ClassVar[str] = "internal-error"
     title: ClassVar[str] = "Internal error"
 
-    def __init__(
-        self, detail: str, *, headers: Mapping[str, str] | None = None, **extensions: object
-    ) -> None:
+    def __init__(self, detail: str, *, headers: Mapping[str, str] | None = None, **extensions: object) -> None:
         super().__init__(detail)
         self.detail = detail
         self.headers: dict[str, str] = dict(headers or {})

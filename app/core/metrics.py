@@ -1,9 +1,12 @@
 """Prometheus metrics, in one registry per process."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 _LATENCY_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # The library leaves it untyped.
 
 
 class Metrics:
@@ -29,9 +32,7 @@ class Metrics:
         self.assignments = Counter(
             "assignments_total", "Assignment answers by reason.", ["reason"], registry=self.registry
         )
-        self.events = Counter(
-            "events_total", "Events by what became of them.", ["outcome"], registry=self.registry
-        )
+        self.events = Counter("events_total", "Events by what became of them.", ["outcome"], registry=self.registry)
         self.cache = Counter(
             "cache_lookups_total",
             "Cache look-ups by cache and result.",
@@ -71,6 +72,11 @@ class Metrics:
             "relayed_rows_total",
             "Rows inserted into ClickHouse, by table.",
             ["table"],
+            registry=self.registry,
+        )
+        self.dead_letters = Counter(
+            "dead_letters_total",
+            "Outbox messages that could not become rows and were put aside.",
             registry=self.registry,
         )
         self.default_partition_rows = Gauge(

@@ -29,7 +29,7 @@ class PageRequest:
         """
         if self.after is None:
             return None
-        if not self.after.isdecimal() or len(self.after) > 18:  # noqa: PLR2004  # Fits a bigint.
+        if not self.after.isdecimal() or len(self.after) > 18:  # Fits a bigint.
             raise _bad_cursor()
         return int(self.after)
 
@@ -55,9 +55,7 @@ def cursor_of(position: str) -> str:
 
 def _page_request(
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Items per page.")] = 50,
-    cursor: Annotated[
-        str | None, Query(max_length=2000, description="`next_cursor` of the page before.")
-    ] = None,
+    cursor: Annotated[str | None, Query(max_length=2000, description="`next_cursor` of the page before.")] = None,
 ) -> PageRequest:
     if cursor is None:
         return PageRequest(limit, None)
@@ -71,9 +69,7 @@ def _page_request(
 
 
 def _bad_cursor() -> Invalid:
-    return Invalid.field(
-        "cursor", "is not a cursor of this list; use next_cursor of the page before, unchanged"
-    )
+    return Invalid.field("cursor", "is not a cursor of this list; use next_cursor of the page before, unchanged")
 
 
 Paging = Annotated[PageRequest, Depends(_page_request)]

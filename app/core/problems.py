@@ -16,6 +16,8 @@ from app.core.errors import AppError, FieldProblem, Invalid
 
 log = structlog.get_logger()
 MEDIA_TYPE = "application/problem+json"
+# Marks parts of an error's location that name a form of a body, not a field.
+TAG_PREFIX = "form:"
 _TYPE_BASE = "urn:experimentation:problem:"
 
 
@@ -93,9 +95,7 @@ async def _on_validation_error(_request: Request, error: Exception) -> Response:
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     status = error.status_code
-    slug = {404: "route-not-found", 405: "method-not-allowed", 413: "body-too-large"}.get(
-        status, "http-error"
-    )
+    slug = {404: "route-not-found", 405: "method-not-allowed", 413: "body-too-large"}.get(status, "http-error")
     detail = {
         404: f"No such path: {request.url.path}. The paths are listed at /api/v1/openapi.json.",
         405: f"{request.method} is not allowed here; see the Allow header.",
@@ -107,21 +107,17 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 async def _on_bug(request: Request, error: Exception) -> Response:
     request_id = request.scope.get("request_id", "")
     log.error("request.failed", path=request.url.path, exc_info=error)
-    return _plain_problem(
-        500, "internal-error", f"An unexpected error, logged under request id {request_id}.", {}
-    )
+    return _plain_problem(500, "internal-error", f"An unexpected error, logged under request id {request_id}.", {})
 
 
 def _plain_problem(status: int, slug: str, detail: str, headers: Mapping[str, str]) -> Response:
     body = {"type": _TYPE_BASE + slug, "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    return Response(
-        msgspec.json.encode(body), status_code=status, media_type=MEDIA_TYPE, headers=dict(headers)
-    )
+    return Response(msgspec.json.encode(body), status_code=status, media_type=MEDIA_TYPE, headers=dict(headers))
 
 
 def field_problem(item: Mapping[str, Any]) -> FieldProblem:
     """Say a Pydantic error in the caller's words: `variants.0.name`, not `("body", "variants", 0, "name")`."""
-    location = [str(part) for part in item["loc"]]
+    location = [str(part) for part in item["loc"] if not str(part).startswith(TAG_PREFIX)]
     if len(location) > 1 and location[0] in {"body", "query", "path", "header"}:
         location = location[1:]
     detail = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")

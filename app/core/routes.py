@@ -2,29 +2,28 @@
 
 import email.message
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from enum import Enum
+from typing import Any, Protocol, runtime_checkable
 
 from fastapi import APIRouter, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
-from app.core.errors import Invalid, UnsupportedMediaType
+from app.core.errors import BodyTooLarge, Invalid, UnsupportedMediaType
 from app.core.json_body import decode_json
 
+API_PREFIX = "/api/v1"
 MAX_BODY_BYTES = 1024 * 1024
+MAX_BODY_KEY = "x-max-body-bytes"
 MAX_BATCH_BODY_BYTES = 8 * 1024 * 1024
 
 
+@runtime_checkable
 class Guard(Protocol):
     """A dependency that admits a request, or raises, before anything else of it is looked at."""
 
     async def admit(self, request: Request) -> None: ...
-
-
-class _StrictRequest(Request):
-    async def json(self) -> Any:  # noqa: ANN401
-        return decode_json(await self.body())
 
 
 class StrictRoute(APIRoute):
@@ -32,12 +31,11 @@ class StrictRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        guards: list[Guard] = [
-            depends.dependency for depends in self.dependencies if hasattr(depends.dependency, "admit")
-        ]
+        guards = [item.dependency for item in self.dependencies if isinstance(item.dependency, Guard)]
         known = _query_names(self.dependant)
         open_prefix = (self.openapi_extra or {}).get("x-open-query-prefix")
         takes_body = self.body_field is not None
+        max_body_bytes = (self.openapi_extra or {}).get(MAX_BODY_KEY, MAX_BODY_BYTES)
 
         async def handle_strictly(request: Request) -> Response:
             for guard in guards:
@@ -45,14 +43,38 @@ class StrictRoute(APIRoute):
             _refuse_unknown_query(request, known, open_prefix)
             if takes_body:
                 _refuse_other_media(request)
-            return await handle(_StrictRequest(request.scope, request.receive))
+                await _decode_strictly(request, max_body_bytes)
+            return await handle(request)
 
         return handle_strictly
 
 
-def router(**options: Any) -> APIRouter:  # noqa: ANN401  # The options are FastAPI's.
-    """Make a router whose routes are all strict."""
-    return APIRouter(route_class=StrictRoute, **options)
+def router(*, tags: list[str | Enum]) -> APIRouter:
+    """Make a router under the API's prefix whose routes are all strict."""
+    return APIRouter(prefix=API_PREFIX, route_class=StrictRoute, tags=tags)
+
+
+async def _decode_strictly(request: Request, max_bytes: int) -> None:
+    """Read and decode the body our way; FastAPI finds both where Starlette keeps them."""
+    body = await _read_body(request, max_bytes)
+    request._body = body  # noqa: SLF001
+    if body:
+        request._json = decode_json(body)  # noqa: SLF001
+
+
+async def _read_body(request: Request, max_bytes: int) -> bytes:
+    too_large = BodyTooLarge(f"The body must be at most {max_bytes} bytes.")
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > max_bytes:
+        raise too_large
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > max_bytes:
+            raise too_large
+        chunks.append(chunk)
+    return b"".join(chunks)
 
 
 def _query_names(dependant: Dependant) -> frozenset[str]:
@@ -70,9 +92,7 @@ def _refuse_unknown_query(request: Request, known: frozenset[str], open_prefix: 
     ]
     if unknown:
         allowed = ", ".join(sorted(known)) or "none"
-        raise Invalid(
-            [{"field": name, "detail": f"unknown query parameter; allowed: {allowed}"} for name in unknown]
-        )
+        raise Invalid([{"field": name, "detail": f"unknown query parameter; allowed: {allowed}"} for name in unknown])
 
 
 def _refuse_other_media(request: Request) -> None:

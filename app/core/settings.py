@@ -109,9 +109,7 @@ class RateLimitSettings(_Group):
     traffic_requests: Annotated[int, Field(ge=1)] = Field(
         default=60_000, validation_alias="TRAFFIC_RATE_LIMIT_REQUESTS"
     )
-    traffic_period_s: Annotated[float, Field(gt=0)] = Field(
-        default=60, validation_alias="TRAFFIC_RATE_LIMIT_PERIOD"
-    )
+    traffic_period_s: Annotated[float, Field(gt=0)] = Field(default=60, validation_alias="TRAFFIC_RATE_LIMIT_PERIOD")
 
 
 class AssignmentSettings(_Group):
@@ -119,9 +117,7 @@ class AssignmentSettings(_Group):
 
     bucket_size: int = Field(default=10_000, validation_alias="ASSIGNMENT_BUCKET_SIZE")
     cache_ttl_s: Annotated[int, Field(ge=1)] = Field(default=604_800, validation_alias="ASSIGNMENT_CACHE_TTL")
-    memory_entries: Annotated[int, Field(ge=0)] = Field(
-        default=1_000_000, validation_alias="ASSIGNMENT_MEMORY_ENTRIES"
-    )
+    memory_entries: Annotated[int, Field(ge=0)] = Field(default=1_000_000, validation_alias="ASSIGNMENT_MEMORY_ENTRIES")
 
     @field_validator("bucket_size")
     @classmethod
@@ -137,12 +133,8 @@ class ObservabilitySettings(_Group):
     prometheus_enabled: bool = Field(default=True, validation_alias="PROMETHEUS_ENABLED")
     metrics_token: SecretStr | None = Field(default=None, validation_alias="METRICS_TOKEN")
     timing_enabled: bool = Field(default=True, validation_alias="ENABLE_TIMING_MIDDLEWARE")
-    slow_api_threshold_ms: Annotated[float, Field(ge=0)] = Field(
-        default=1000, validation_alias="SLOW_API_THRESHOLD_MS"
-    )
-    log_level: str = Field(
-        default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", validation_alias="LOG_LEVEL"
-    )
+    slow_api_threshold_ms: Annotated[float, Field(ge=0)] = Field(default=1000, validation_alias="SLOW_API_THRESHOLD_MS")
+    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", validation_alias="LOG_LEVEL")
 
 
 class PipelineSettings(_Group):
@@ -151,15 +143,9 @@ class PipelineSettings(_Group):
     relay_batch_rows: Annotated[int, Field(ge=1, le=100_000)] = Field(
         default=10_000, validation_alias="RELAY_BATCH_ROWS"
     )
-    relay_idle_s: Annotated[float, Field(gt=0, le=60)] = Field(
-        default=0.25, validation_alias="RELAY_IDLE_SECONDS"
-    )
-    heartbeat_s: Annotated[float, Field(gt=0, le=60)] = Field(
-        default=1.0, validation_alias="HEARTBEAT_SECONDS"
-    )
-    outbox_retention_days: Annotated[int, Field(ge=1)] = Field(
-        default=7, validation_alias="OUTBOX_RETENTION_DAYS"
-    )
+    relay_idle_s: Annotated[float, Field(gt=0, le=60)] = Field(default=0.25, validation_alias="RELAY_IDLE_SECONDS")
+    heartbeat_s: Annotated[float, Field(gt=0, le=60)] = Field(default=1.0, validation_alias="HEARTBEAT_SECONDS")
+    outbox_retention_days: Annotated[int, Field(ge=1)] = Field(default=7, validation_alias="OUTBOX_RETENTION_DAYS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +206,7 @@ def _refuse_laptop_settings_in_production(settings: Settings) -> None:
     }
     for name, value in required.items():
         if value is None:
-            raise SettingsError(
-                f"{name}: must be set when ENVIRONMENT=production; embedded parts are refused"
-            )
+            raise SettingsError(f"{name}: must be set when ENVIRONMENT=production; embedded parts are refused")
     if settings.server.debug:
         raise SettingsError("DEBUG: must not be set when ENVIRONMENT=production")
     _refuse_weak_secret("SECRET_KEY", settings.server.secret_key.get_secret_value())

@@ -1,11 +1,18 @@
 """Which text the platform stores: any Unicode scalar values but control characters."""
 
+import math
 import re
 from collections.abc import Iterator
 
 # Category Cc is exactly U+0000-U+001F and U+007F-U+009F; lone surrogates are not text at all.
 _UNSTORABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+MAX_JSON_DEPTH = 64
 _UNSTORABLE_IN_FREE_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def is_storable(text: str) -> bool:
+    """Tell whether `text` holds neither control characters nor lone surrogates."""
+    return _UNSTORABLE.search(text) is None
 
 
 def refuse_control_characters(text: str) -> str:
@@ -34,24 +41,26 @@ def refuse_unstorable_json(value: object) -> None:
     """Check every string, key and number in a JSON value.
 
     Raises:
-        ValueError: a string holds a NUL or another control character, or a number is not finite.
+        ValueError: a string holds a NUL or another control character (tabs and line breaks may stand), a number
+            is not finite, or the value is nested too deeply.
     """
     for item in _leaves(value):
         if isinstance(item, str):
             refuse_control_characters_but_line_breaks(item)
-        elif isinstance(item, float) and (item != item or item in {float("inf"), float("-inf")}):  # noqa: PLR0124
+        elif isinstance(item, float) and not math.isfinite(item):
             raise ValueError("numbers must be finite; NaN and infinity are not allowed")
 
 
 def _leaves(value: object) -> Iterator[object]:
-    pending = [value]
+    pending = [(value, 0)]
     while pending:  # Not recursive: a deeply nested value must not exhaust the stack.
-        item = pending.pop()
+        item, depth = pending.pop()
+        if depth > MAX_JSON_DEPTH:
+            raise ValueError(f"must not be nested more than {MAX_JSON_DEPTH} levels deep")
         if isinstance(item, dict):
-            pending.extend(item.keys())
-            pending.extend(item.values())
+            pending.extend((inner, depth + 1) for pair in item.items() for inner in pair)
         elif isinstance(item, list):
-            pending.extend(item)
+            pending.extend((inner, depth + 1) for inner in item)
         else:
             yield item
 

@@ -1,0 +1,1 @@
+"""Events: what users did, each stored once however often it is sent."""

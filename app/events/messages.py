@@ -3,10 +3,10 @@
 AGGREGATE = "event"
 RECORDED = "event.recorded"
 
-# Keys are ClickHouse's columns. `row` is the alias of the stored event.
+# Keys are ClickHouse's columns. `stored` is the alias of the stored event.
 RECORDED_PAYLOAD = (
-    "jsonb_build_object('schema_version', 1, 'project_id', row.project_id, 'event_id', row.event_id,"
-    " 'experiment_id', row.experiment_id, 'user_id', row.user_id, 'event_type', row.event_type,"
-    " 'ts', row.ts, 'value', row.value, 'properties', coalesce(row.properties, '{}'::jsonb),"
-    " 'ingested_at', row.ingested_at)"
+    "jsonb_build_object('schema_version', 1, 'project_id', stored.project_id, 'event_id', stored.event_id,"
+    " 'experiment_id', stored.experiment_id, 'user_id', stored.user_id, 'event_type', stored.event_type,"
+    " 'ts', stored.ts, 'value', stored.value, 'properties', coalesce(stored.properties, '{}'::jsonb),"
+    " 'ingested_at', stored.ingested_at)"
 )

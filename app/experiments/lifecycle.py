@@ -88,14 +88,10 @@ class Refusal:
 
 _SAFE_WHILE_LIVE = frozenset({"name", "description", "config", "traffic_pct", "starts_at", "ends_at"})
 _SAFE_WHEN_COMPLETED = frozenset({"name", "description"})
-_NEW_EXPERIMENT = (
-    "users would change their variant. Complete this experiment and create a new one with the new set-up"
-)
+_NEW_EXPERIMENT = "users would change their variant. Complete this experiment and create a new one with the new set-up"
 
 
-def refused_changes(
-    status: Status, changed: frozenset[str], *, rebuckets: bool, has_begun: bool
-) -> list[Refusal]:
+def refused_changes(status: Status, changed: frozenset[str], *, rebuckets: bool, has_begun: bool) -> list[Refusal]:
     """Class the changed fields of an experiment.
 
     Args:
@@ -114,9 +110,7 @@ def refused_changes(
             refused = [_live_refusal(field) for field in sorted(changed - _SAFE_WHILE_LIVE - {"variants"})]
             if rebuckets:
                 refused.append(
-                    Refusal(
-                        "variants", f"allocations and variants are fixed since the start: {_NEW_EXPERIMENT}"
-                    )
+                    Refusal("variants", f"allocations and variants are fixed since the start: {_NEW_EXPERIMENT}")
                 )
             if has_begun and "starts_at" in changed:
                 refused.append(Refusal("starts_at", "the experiment has begun; its start is history"))
@@ -135,6 +129,4 @@ def refused_changes(
 def _live_refusal(field: str) -> Refusal:
     if field == "seed":
         return Refusal(field, f"the seed is fixed since the start: {_NEW_EXPERIMENT}")
-    return Refusal(
-        field, "is fixed since the start, because callers refer to it. Create a new experiment instead"
-    )
+    return Refusal(field, "is fixed since the start, because callers refer to it. Create a new experiment instead")

@@ -50,9 +50,7 @@ class ExperimentRegistry:
     def running(self, project_id: int) -> list[Experiment]:
         """Return the project's running experiments, newest first."""
         found = (item for item in self._by_id.values() if item.project_id == project_id)
-        return sorted(
-            (item for item in found if item.status is Status.RUNNING), key=lambda item: item.id, reverse=True
-        )
+        return sorted((item for item in found if item.status is Status.RUNNING), key=lambda item: item.id, reverse=True)
 
     async def _catch_up(self, epoch: int) -> None:
         async with self._database.read() as connection:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, delete, func, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, Row, delete, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -117,24 +117,17 @@ class ExperimentRepository:
             )
         if (after := page.after_id()) is not None:
             conditions.append(experiments.c.id < after)
-        ids = (
-            select(experiments.c.id)
-            .where(*conditions)
-            .order_by(experiments.c.id.desc())
-            .limit(page.limit + 1)
-        )
+        ids = select(experiments.c.id).where(*conditions).order_by(experiments.c.id.desc()).limit(page.limit + 1)
         return await self._with_variants(experiments.c.id.in_(ids))
 
     async def _with_variants(self, condition: ColumnElement[bool]) -> list[Experiment]:
         rows = (
-            await self._connection.execute(
-                select(experiments).where(condition).order_by(experiments.c.id.desc())
-            )
+            await self._connection.execute(select(experiments).where(condition).order_by(experiments.c.id.desc()))
         ).all()
         by_experiment: dict[int, list[Variant]] = defaultdict(list)
         statement = (
             select(variants)
-            .where(variants.c.experiment_id == func.any(literal_column("CAST(:ids AS bigint[])")))
+            .where(text("variants.experiment_id = ANY(CAST(:ids AS bigint[]))"))
             .order_by(variants.c.experiment_id, variants.c.position)
         )
         for row in await self._connection.execute(statement, {"ids": [row.id for row in rows]}):

@@ -20,9 +20,7 @@ class OutboxRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def append(
-        self, *, aggregatetype: str, aggregateid: str, type_: str, payload: Mapping[str, Any]
-    ) -> None:
+    async def append(self, *, aggregatetype: str, aggregateid: str, type_: str, payload: Mapping[str, Any]) -> None:
         """Append a message; the database adds `ingested_at`."""
         await self._connection.execute(
             _APPEND,

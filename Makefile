@@ -1,0 +1,59 @@
+# Everything a person or CI does here. `make help` lists it.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+m ?= change
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev run migrate migration test check format bench demo clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+$(VENV)/run.stamp: requirements/run.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing what the service needs (once; this takes a minute)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.txt
+	@touch $@
+
+$(VENV)/dev.stamp: requirements/dev.txt $(VENV)/run.stamp
+	@echo "installing what tests and checks need (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+install: $(VENV)/run.stamp ## Set up what the service needs
+
+install-dev: $(VENV)/dev.stamp ## Set up what tests, checks and benchmarks need
+
+run: install ## Start the whole platform on embedded parts: PostgreSQL, Valkey, ClickHouse, API on port 8000
+	@exec $(BIN)/python -m app
+
+migrate: install ## Migrate the PostgreSQL that DATABASE_URL names
+	@$(BIN)/alembic upgrade head
+
+migration: install ## Write a new migration from the models: make migration m="what changes"
+	@$(BIN)/alembic revision --autogenerate -m "$(m)"
+
+test: install-dev ## Run all tests
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -q
+
+check: install-dev ## Format, lint, types, layers; needs no server
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: install-dev ## Format and fix what can be fixed
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+demo: install-dev ## Drive the running service as a shop would, and judge its results
+	@$(BIN)/python -m demo
+
+bench: install-dev ## Measure, each figure as a ratio to a raw probe in the same run
+	@$(BIN)/python -m benchmarks.service
+
+clean: ## Remove what can be made again (not the data folder)
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,10 @@
+"""The one list of routers, each under /api/v1."""
+
+from fastapi import APIRouter
+
+from app.access.router import router as access
+from app.assignments.router import router as assignments
+from app.events.router import router as events
+from app.experiments.router import router as experiments
+
+ROUTERS: tuple[APIRouter, ...] = (experiments, assignments, events, access)

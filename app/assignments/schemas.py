@@ -1,0 +1,192 @@
+"""Requests and answers about assignments."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StringConstraints,
+    WithJsonSchema,
+)
+
+from app.assignments.values import Reason, Source
+from app.core.moments import Moment
+from app.core.text import refuse_control_characters, refuse_unstorable_json
+
+MAX_BULK = 1000
+MAX_CONTEXT_BYTES = 16_384
+
+UserId = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(refuse_control_characters)]
+
+
+def _as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+# An id or a key; what does not exist is a 404, not a 422.
+Reference = Annotated[
+    str,
+    BeforeValidator(_as_text),
+    StringConstraints(pattern=r"^([0-9]{1,30}|[a-z][a-z0-9_-]{0,63})$"),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0},
+                {"type": "string", "pattern": r"^([0-9]{1,30}|[a-z][a-z0-9_-]{0,63})$"},
+            ]
+        }
+    ),
+]
+
+
+def _storable_context(context: dict[str, Any]) -> dict[str, Any]:
+    refuse_unstorable_json(context)
+    if len(msgspec.json.encode(context)) > MAX_CONTEXT_BYTES:
+        raise ValueError(f"must be at most {MAX_CONTEXT_BYTES} bytes of JSON")
+    return context
+
+
+Context = Annotated[
+    dict[str, Any],
+    AfterValidator(_storable_context),
+    Field(description="Attributes of the user at this moment; stored with a new assignment."),
+]
+
+
+class AssignIn(BaseModel):
+    """A question about one user in one experiment."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    experiment: Reference
+    user_id: UserId
+    context: Context | None = None
+    enroll: StrictBool = True
+
+
+class BulkForUserIn(BaseModel):
+    """One user, many experiments; left out: all running ones."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user_id: UserId
+    experiment_ids: Annotated[list[Reference], Field(max_length=MAX_BULK)] | None = None
+    context: Context | None = None
+    enroll: StrictBool | None = Field(
+        default=None,
+        description="Default: true with `experiment_ids`, false without, so that nobody is enrolled unseen.",
+    )
+
+
+class BulkForExperimentIn(BaseModel):
+    """One experiment, many users."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    experiment: Reference
+    user_ids: Annotated[list[UserId], Field(min_length=1, max_length=MAX_BULK)]
+    enroll: StrictBool = True
+
+
+class VariantAnswerOut(BaseModel):
+    id: int
+    key: str
+    name: str
+    config: dict[str, Any]
+
+
+class AssignmentOut(BaseModel):
+    """A user's variant, or null with the reason why there is none."""
+
+    experiment_id: int
+    experiment_key: str
+    user_id: str
+    variant: VariantAnswerOut | None
+    enrolled: bool
+    reason: Reason
+    source: Source | None
+    version: int
+    assigned_at: datetime | None
+
+
+class ItemProblemOut(BaseModel):
+    """Why one item has no answer."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+class FailedItemOut(BaseModel):
+    """An item that cannot be answered; the others are."""
+
+    experiment_id: int | str
+    user_id: str
+    error: ItemProblemOut
+
+
+class BulkOut(BaseModel):
+    """Answers in the order asked."""
+
+    assignments: list[AssignmentOut | FailedItemOut]
+
+
+class StoredAssignmentOut(BaseModel):
+    """A stored assignment; `variant` is the variant's key."""
+
+    user_id: str
+    variant: str
+    source: Source
+    version: int
+    context: dict[str, Any] | None
+    assigned_at: datetime
+
+
+class StoredAssignmentList(BaseModel):
+    items: list[StoredAssignmentOut]
+    next_cursor: str | None
+
+
+class OverrideIn(BaseModel):
+    """The key of the variant to force."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    variant: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+
+
+class ImportRowIn(BaseModel):
+    """An assignment decided elsewhere."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user_id: UserId
+    variant: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    assigned_at: Moment
+
+
+class ImportIn(BaseModel):
+    """Up to 1,000 assignments; each row is judged by itself."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "properties": {
+                "assignments": {
+                    "type": "array",
+                    "minItems": 1,
+                    "maxItems": MAX_BULK,
+                    "items": {"$ref": "#/components/schemas/ImportRowIn"},
+                }
+            }
+        },
+    )
+
+    assignments: Annotated[list[Any], Field(min_length=1, max_length=MAX_BULK)]

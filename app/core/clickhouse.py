@@ -1,0 +1,316 @@
+"""ClickHouse: one way to talk to a real server and to the engine inside this process.
+
+Both are driven by the same synchronous client, which works in threads; the engine in the process releases the
+GIL. Reading, writing and the probe have threads and connections of their own, so that none waits for another.
+
+Rows that are not in ClickHouse travel along with a query as `tables`: each is an ordinary table under its
+name, for this query alone (external data on a server, a temporary table in the engine). A String parameter
+read by `format()` is no way to do that: a server refuses parameters above 128 KiB, and it is 20 times slower.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import clickhouse_connect
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, OperationalError
+from clickhouse_connect.driver.external import ExternalData
+
+from app.core.errors import Unavailable
+from app.core.settings import ClickHouseSettings
+
+T = TypeVar("T")
+
+_READERS = 4
+_WRITERS = 2
+_CONNECT_TIMEOUT_S = 3
+_READ_TIMEOUT_S = 30
+_WRITE_TIMEOUT_S = 60
+_PROBE_TIMEOUT_S = 5
+
+# What makes a payload's JSON arrive exactly: objects as their text in String columns, ISO timestamps with any
+# offset, floats to the last bit; keys that are no columns (`schema_version`) are left out.
+_INPUT_SETTINGS: Mapping[str, Any] = {
+    "date_time_input_format": "best_effort",
+    "input_format_skip_unknown_fields": 1,
+    "input_format_json_read_objects_as_strings": 1,
+    "precise_float_parsing": 1,
+    # A missing value must be an error, not a silent 0.
+    "input_format_null_as_default": 0,
+}
+# The answer to an insert means that the rows are stored.
+_INSERT_SETTINGS: Mapping[str, Any] = {**_INPUT_SETTINGS, "async_insert": 0}
+
+# Error codes that say "not now" rather than "not like this". Source: ClickHouse, src/Common/ErrorCodes.cpp.
+_TIMED_OUT = frozenset({159, 160, 209})
+_OVERLOADED_OR_READ_ONLY = frozenset({164, 202, 203, 241, 242, 243, 252})
+_NETWORK_OR_KEEPER = frozenset({210, 225, 279, 319, 999})
+_CANCELLED = frozenset({236, 394})
+_NOT_LET_IN = frozenset({192, 193, 194, 516})
+_NOT_NOW = _TIMED_OUT | _OVERLOADED_OR_READ_ONLY | _NETWORK_OR_KEEPER | _CANCELLED | _NOT_LET_IN
+
+Connect = Callable[..., Client]
+
+
+class ClickHouseUnavailable(Unavailable):
+    """ClickHouse cannot be reached or cannot do the work now."""
+
+    slug = "clickhouse-unavailable"
+    title = "The history is not available"
+
+
+class ClickHouseRefused(Exception):
+    """ClickHouse understood the connection but not the statement or the rows; `code` is its error code."""
+
+    def __init__(self, message: str, *, code: int | None) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class SentRows:
+    """Rows that travel with a query.
+
+    `structure` is as in CREATE TABLE (`user_id String, value Nullable(Float64)`), each line a JSON object.
+    """
+
+    structure: str
+    lines: Sequence[bytes]
+
+
+class ClickHouse:
+    """The history's database. Every method raises `ClickHouseUnavailable` when it cannot be reached."""
+
+    def __init__(self, connect: Callable[[int], Client], database: str, *, embedded: bool) -> None:
+        self.database = database
+        self._embedded = embedded
+        self._reading = _Lane("clickhouse-read", connect, threads=_READERS, timeout_s=_READ_TIMEOUT_S)
+        self._writing = _Lane("clickhouse-write", connect, threads=_WRITERS, timeout_s=_WRITE_TIMEOUT_S)
+        self._probing = _Lane("clickhouse-probe", connect, threads=1, timeout_s=_PROBE_TIMEOUT_S)
+
+    @classmethod
+    async def connect_server(cls, settings: ClickHouseSettings) -> Self:
+        """Prepare for a server; connections are opened by their first use, so that it may be away now."""
+
+        def connect(timeout_s: int) -> Client:
+            client = clickhouse_connect.get_client(
+                interface="https" if settings.secure else "http",
+                host=settings.host,
+                port=settings.port,
+                username=settings.user,
+                password=settings.password.get_secret_value(),
+                connect_timeout=_CONNECT_TIMEOUT_S,
+                send_receive_timeout=timeout_s,
+                autogenerate_session_id=False,
+                dedicated_pool=True,
+                tz_mode="aware",
+            )
+            # Not at the connection: the database is made by the first migration.
+            client.database = settings.database
+            return client
+
+        return cls(connect, settings.database, embedded=False)
+
+    @classmethod
+    async def open_embedded(cls, folder: Path, database: str) -> Self:
+        """Open the engine in this process on `folder`; a process can have one such folder at a time."""
+
+        def connect(*, database: str) -> Client:
+            return clickhouse_connect.get_client(interface="chdb", path=str(folder), database=database, tz_mode="aware")
+
+        return await cls.over_engine(connect, database)
+
+    @classmethod
+    async def over_engine(cls, connect: Connect, database: str) -> Self:
+        """Use an engine that is open in this process: `connect(database=...)` returns a new client of it."""
+
+        def connect_to_own(_timeout_s: int) -> Client:
+            client: Client = connect(database="default")
+            client.command(f"CREATE DATABASE IF NOT EXISTS {database}")
+            client.database = database
+            return client
+
+        clickhouse = cls(connect_to_own, database, embedded=True)
+        try:
+            await clickhouse.rows("SELECT 1")
+        except BaseException:
+            await clickhouse.close()
+            raise
+        return clickhouse
+
+    async def rows(
+        self,
+        sql: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        tables: Mapping[str, SentRows] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return a query's rows by column name; timestamps are aware and in UTC.
+
+        Parameters are bound by the server where the query says `{name:Type}`. `tables` are the rows that
+        travel along; choose names that no table of the database has.
+
+        Raises:
+            ClickHouseUnavailable: it cannot be reached, or took too long.
+            ClickHouseRefused: the query is wrong.
+        """
+        bound = {name: _bindable(value) for name, value in (parameters or {}).items()}
+        limits = {"max_execution_time": _READ_TIMEOUT_S, **(settings or {})}
+        select = self._select_embedded if self._embedded else self._select_on_server
+        return await self._reading.run(lambda client: select(client, sql, bound, limits, tables or {}))
+
+    async def command(self, sql: str) -> None:
+        """Run a statement that answers nothing.
+
+        Raises:
+            ClickHouseUnavailable: it cannot be reached.
+            ClickHouseRefused: the statement is wrong.
+        """
+        await self._writing.run(lambda client: client.command(sql))
+
+    async def create_database(self) -> None:
+        """Create the database of this object's name if there is none yet."""
+        sql = f"CREATE DATABASE IF NOT EXISTS {self.database}"
+        await self._writing.run(lambda client: client.command(sql, use_database=False))
+
+    async def insert_json(self, table: str, lines: Sequence[bytes]) -> None:
+        """Insert JSON objects as they are, in one insert; they are stored when this returns.
+
+        Raises:
+            ClickHouseUnavailable: it cannot be reached; whether the rows are stored is not known.
+            ClickHouseRefused: a row does not fit the table; none is stored.
+        """
+        if lines:
+            await self._writing.run(lambda client: _insert(client, table, lines, _INSERT_SETTINGS))
+
+    async def ping(self) -> bool:
+        """Tell whether it answers queries now."""
+        try:
+            await self._probing.run(lambda client: client.query("SELECT 1"))
+        except (ClickHouseUnavailable, ClickHouseRefused):
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Let running work end and close all connections."""
+        for lane in (self._reading, self._writing, self._probing):
+            await asyncio.to_thread(lane.close)
+
+    @staticmethod
+    def _select_on_server(
+        client: Client,
+        sql: str,
+        parameters: dict[str, Any],
+        settings: dict[str, Any],
+        tables: Mapping[str, SentRows],
+    ) -> list[dict[str, Any]]:
+        if not tables:
+            return _select(client, sql, parameters, settings)
+        sent = ExternalData()
+        for name, table in tables.items():
+            sent.add_file(file_name=name, data=b"\n".join(table.lines), fmt="JSONEachRow", structure=table.structure)
+        return _select(client, sql, parameters, {**settings, **_INPUT_SETTINGS}, sent)
+
+    @staticmethod
+    def _select_embedded(
+        client: Client,
+        sql: str,
+        parameters: dict[str, Any],
+        settings: dict[str, Any],
+        tables: Mapping[str, SentRows],
+    ) -> list[dict[str, Any]]:
+        """Temporary tables belong to the connection, which this thread has for itself."""
+        made: list[str] = []
+        try:
+            for name, table in tables.items():
+                client.command(f"CREATE TEMPORARY TABLE {name} ({table.structure}) ENGINE = Memory")
+                made.append(name)
+                _insert(client, name, table.lines, _INPUT_SETTINGS)
+            return _select(client, sql, parameters, settings)
+        finally:
+            for name in made:
+                client.command(f"DROP TEMPORARY TABLE {name}")
+
+
+class _Lane:
+    """Threads for one kind of work, each with a connection of its own."""
+
+    def __init__(self, name: str, connect: Callable[[int], Client], *, threads: int, timeout_s: int) -> None:
+        self._connect = connect
+        self._timeout_s = timeout_s
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._own = threading.local()
+        self._clients: list[Client] = []
+
+    async def run(self, work: Callable[[Client], T]) -> T:
+        loop = asyncio.get_running_loop()
+        try:
+            # The thread gives up by its own time-outs; this one also bounds the wait for a thread.
+            async with asyncio.timeout(self._timeout_s + _CONNECT_TIMEOUT_S):
+                return await loop.run_in_executor(self._threads, self._run, work)
+        except TimeoutError as error:
+            raise ClickHouseUnavailable(f"ClickHouse did not answer within {self._timeout_s} s.") from error
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for client in self._clients:
+            client.close()
+
+    def _run(self, work: Callable[[Client], T]) -> T:
+        try:
+            return work(self._client())
+        except ClickHouseError as error:
+            raise _translated(error) from error
+        except OSError as error:
+            raise ClickHouseUnavailable(f"ClickHouse cannot be reached: {error}.") from error
+
+    def _client(self) -> Client:
+        client: Client | None = getattr(self._own, "client", None)
+        if client is None:
+            client = self._own.client = self._connect(self._timeout_s)
+            self._clients.append(client)
+        return client
+
+
+def _select(
+    client: Client,
+    sql: str,
+    parameters: dict[str, Any],
+    settings: dict[str, Any],
+    sent: ExternalData | None = None,
+) -> list[dict[str, Any]]:
+    result = client.query(sql, parameters=parameters, settings=settings, external_data=sent)
+    return [dict(zip(result.column_names, row, strict=True)) for row in result.result_rows]
+
+
+def _insert(client: Client, table: str, lines: Sequence[bytes], settings: Mapping[str, Any]) -> None:
+    client.raw_insert(table, insert_block=b"\n".join(lines), fmt="JSONEachRow", settings=dict(settings))
+
+
+def _bindable(value: Any) -> Any:  # noqa: ANN401  # Parameters have any type that ClickHouse has.
+    """Write timestamps out: the driver would cut them at the second."""
+    match value:
+        case datetime():
+            if value.tzinfo is None:
+                raise ValueError("a timestamp without a zone cannot be compared with the history")
+            return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+        case list() | tuple():
+            return [_bindable(item) for item in value]
+        case _:
+            return value
+
+
+def _translated(error: ClickHouseError) -> ClickHouseUnavailable | ClickHouseRefused:
+    code = error.code if isinstance(error, DatabaseError) else None
+    # Without a code it was no answer of ClickHouse's: the transport failed, or a proxy in between.
+    no_answer = code is None and (isinstance(error, OperationalError) or type(error) is DatabaseError)
+    if no_answer or code in _NOT_NOW:
+        return ClickHouseUnavailable("ClickHouse cannot be reached or is too busy now. Try again later.")
+    return ClickHouseRefused(str(error), code=code)

@@ -1,0 +1,60 @@
+"""Batches whose rows are judged one by one: good rows are stored, bad ones are named."""
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from app.core.problems import field_problem
+
+
+class RowCode(StrEnum):
+    """Why a row was rejected."""
+
+    INVALID_FIELD = "INVALID_FIELD"
+    UNKNOWN_EXPERIMENT = "UNKNOWN_EXPERIMENT"
+    FUTURE_TIMESTAMP = "FUTURE_TIMESTAMP"
+    TOO_LARGE = "TOO_LARGE"
+    UNKNOWN_VARIANT = "UNKNOWN_VARIANT"
+    ALREADY_ASSIGNED = "ALREADY_ASSIGNED"
+
+
+class RowError(BaseModel):
+    """A rejected row: its place in the batch, the code, and the detail for a person."""
+
+    index: int
+    code: RowCode
+    detail: str
+
+
+class BatchOut(BaseModel):
+    """What became of a batch."""
+
+    accepted: int
+    duplicates: int
+    rejected: int
+    errors: list[RowError]
+
+
+class TooLarge(ValueError):
+    """A field of a row exceeds its size; the row's code says so."""
+
+
+class InFuture(ValueError):
+    """A moment lies too far ahead; the row's code says so."""
+
+
+def row_error(index: int, error: ValidationError) -> RowError:
+    """Describe a row that failed validation."""
+    problems = [field_problem(item) for item in error.errors(include_url=False, include_input=False)]
+    detail = "; ".join(f"{problem['field']}: {problem['detail']}" for problem in problems)
+    return RowError(index=index, code=_code_of(error), detail=detail)
+
+
+def _code_of(error: ValidationError) -> RowCode:
+    causes: list[Any] = [item.get("ctx", {}).get("error") for item in error.errors(include_url=False)]
+    if any(isinstance(cause, TooLarge) for cause in causes):
+        return RowCode.TOO_LARGE
+    if any(isinstance(cause, InFuture) for cause in causes):
+        return RowCode.FUTURE_TIMESTAMP
+    return RowCode.INVALID_FIELD

@@ -1,0 +1,1 @@
+"""PostgreSQL, Valkey and ClickHouse inside the service, for machines that have nothing but Python."""

@@ -1,0 +1,227 @@
+"""Requests and answers about experiments."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, Self
+
+import msgspec
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+
+from app.core.moments import Moment
+from app.core.text import (
+    refuse_control_characters,
+    refuse_control_characters_but_line_breaks,
+    refuse_unstorable_json,
+)
+from app.experiments.allocation import bucket_ranges
+from app.experiments.lifecycle import Status
+from app.experiments.service import new_seed
+from app.experiments.values import Experiment, ExperimentPlan, Variant, VariantPlan
+
+MAX_VARIANTS = 50
+MAX_CONFIG_BYTES = 65_536
+
+KEY_PATTERN = r"^[a-z][a-z0-9_-]{0,63}$"
+Key = Annotated[str, StringConstraints(pattern=KEY_PATTERN)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(refuse_control_characters)]
+Description = Annotated[
+    str, StringConstraints(max_length=10_000), AfterValidator(refuse_control_characters_but_line_breaks)
+]
+Seed = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Percent = Annotated[Decimal, Field(ge=0, le=100, max_digits=5, decimal_places=2)]
+
+
+def _storable_config(config: dict[str, Any]) -> dict[str, Any]:
+    refuse_unstorable_json(config)
+    if len(msgspec.json.encode(config)) > MAX_CONFIG_BYTES:
+        raise ValueError(f"must be at most {MAX_CONFIG_BYTES} bytes of JSON")
+    return config
+
+
+Config = Annotated[dict[str, Any], AfterValidator(_storable_config)]
+
+
+class VariantIn(BaseModel):
+    """A variant to make. `allocation_pct` is its share of the experiment's users."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    key: Key
+    name: Name
+    allocation_pct: Percent
+    is_control: bool
+    config: Config = Field(default_factory=dict)
+
+    def plan(self) -> VariantPlan:
+        return VariantPlan(self.key, self.name, self.allocation_pct, self.is_control, self.config)
+
+
+def _consistent(variants: list[VariantIn]) -> list[VariantIn]:
+    keys = [variant.key for variant in variants]
+    if len(set(keys)) != len(keys):
+        raise ValueError("each variant needs a key of its own")
+    controls = sum(variant.is_control for variant in variants)
+    if controls != 1:
+        raise ValueError(f"exactly one variant must have is_control true; {controls} have")
+    bucket_ranges([variant.allocation_pct for variant in variants])
+    return variants
+
+
+Variants = Annotated[list[VariantIn], Field(min_length=2, max_length=MAX_VARIANTS), AfterValidator(_consistent)]
+
+
+class ExperimentIn(BaseModel):
+    """An experiment to make: a draft, unless `status` says `running`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "key": "green-button",
+                    "name": "Green checkout button",
+                    "variants": [
+                        {"key": "control", "name": "Blue", "allocation_pct": 50, "is_control": True},
+                        {"key": "green", "name": "Green", "allocation_pct": 50, "is_control": False},
+                    ],
+                    "status": "running",
+                }
+            ]
+        },
+    )
+
+    key: Key
+    name: Name
+    description: Description | None = None
+    variants: Variants
+    seed: Seed | None = Field(default=None, description="Left out: a random one.")
+    starts_at: Moment | None = None
+    ends_at: Moment | None = None
+    traffic_pct: Percent = Decimal(100)
+    config: Config = Field(default_factory=dict)
+    status: Annotated[Status, Field(json_schema_extra={"enum": ["draft", "running"]})] = Status.DRAFT
+
+    @model_validator(mode="after")
+    def _starts_as_draft_or_running(self) -> Self:
+        if self.status not in {Status.DRAFT, Status.RUNNING}:
+            raise ValueError("status: an experiment is made as draft or running; it moves on by its own paths")
+        if self.starts_at is not None and self.ends_at is not None and self.ends_at <= self.starts_at:
+            raise ValueError("ends_at: must be later than starts_at")
+        return self
+
+    def plan(self) -> ExperimentPlan:
+        return ExperimentPlan(
+            key=self.key,
+            name=self.name,
+            description=self.description,
+            seed=self.seed or new_seed(),
+            traffic_pct=self.traffic_pct,
+            config=self.config,
+            starts_at=self.starts_at,
+            ends_at=self.ends_at,
+            variants=tuple(variant.plan() for variant in self.variants),
+        )
+
+
+class ExperimentChange(BaseModel):
+    """Fields to set; those left out stay. `null` clears `description`, `starts_at` and `ends_at`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    key: Key = Field(default="", validate_default=False)
+    name: Name = Field(default="", validate_default=False)
+    description: Description | None = None
+    variants: Variants = Field(default_factory=list, validate_default=False)
+    seed: Seed = Field(default="", validate_default=False)
+    starts_at: Moment | None = None
+    ends_at: Moment | None = None
+    traffic_pct: Percent = Decimal(100)
+    config: Config = Field(default_factory=dict)
+
+    def wanted(self) -> Mapping[str, Any]:
+        """Return the fields that were sent."""
+        values = {field: getattr(self, field) for field in self.model_fields_set}
+        if "variants" in values:
+            values["variants"] = tuple(variant.plan() for variant in self.variants)
+        return values
+
+
+class VariantOut(BaseModel):
+    """A stored variant. It owns the buckets from `bucket_start` up to, not including, `bucket_end`."""
+
+    id: int
+    key: str
+    name: str
+    allocation_pct: float
+    is_control: bool
+    config: dict[str, Any]
+    bucket_start: int
+    bucket_end: int
+
+    @classmethod
+    def of(cls, variant: Variant) -> Self:
+        return cls(
+            id=variant.id,
+            key=variant.key,
+            name=variant.name,
+            allocation_pct=float(variant.allocation_pct),
+            is_control=variant.is_control,
+            config=dict(variant.config),
+            bucket_start=variant.bucket_start,
+            bucket_end=variant.bucket_end,
+        )
+
+
+class ExperimentOut(BaseModel):
+    """A stored experiment."""
+
+    id: int
+    key: str
+    name: str
+    description: str | None
+    status: Status
+    variants: list[VariantOut]
+    seed: str
+    traffic_pct: float
+    config: dict[str, Any]
+    version: int
+    starts_at: datetime | None
+    ends_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Self:
+        return cls(
+            id=experiment.id,
+            key=experiment.key,
+            name=experiment.name,
+            description=experiment.description,
+            status=experiment.status,
+            variants=[VariantOut.of(variant) for variant in experiment.variants],
+            seed=experiment.seed,
+            traffic_pct=float(experiment.traffic_pct),
+            config=dict(experiment.config),
+            version=experiment.version,
+            starts_at=experiment.starts_at,
+            ends_at=experiment.ends_at,
+            started_at=experiment.started_at,
+            ended_at=experiment.ended_at,
+            created_at=experiment.created_at,
+            updated_at=experiment.updated_at,
+        )
+
+
+class ExperimentList(BaseModel):
+    items: list[ExperimentOut]
+    next_cursor: str | None

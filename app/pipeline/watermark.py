@@ -1,0 +1,138 @@
+"""The watermark W: every row ingested before it is in ClickHouse, and this is how that is known.
+
+A heartbeat is a message in the outbox that carries a time t. Its writer
+
+1. reads the clock: t;
+2. takes a transaction id: x. Whoever ingested a row before t had taken an id before reading the clock (see the
+   database's function `ingestion_time`), so that id is below x;
+3. waits until no transaction below x is running. Now every row ingested before t is committed;
+4. appends the heartbeat, in a transaction of its own, whose id is above x.
+
+So those rows come before the heartbeat in the order of transaction ids, in which the relay reads, and in the
+order of commits, in which Debezium does. The loader inserts a heartbeat after everything else in its batch. Once
+the heartbeat is in ClickHouse, so is every row ingested before t.
+
+The snapshot's xmax would not do as x: it is one above the last *completed* id, and transactions with higher ids may
+be running.
+
+When the clock steps back, rows are ingested below W that are not in ClickHouse yet. They are not lost, only seen
+once the relay has brought them. The next heartbeat lowers W again, because the last one holds and not the highest.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import datetime
+
+import asyncpg
+import structlog
+
+from app.core.clickhouse import ClickHouse, ClickHouseUnavailable
+from app.core.db import Database
+from app.core.settings import PipelineSettings
+from app.pipeline.exclusive import Exclusive, Progress
+from app.pipeline.messages import BEAT, HEARTBEAT_AGGREGATE
+
+log = structlog.get_logger()
+
+# While nothing happens W may fall behind by this much; the rows after it are none.
+_QUIET_S = 30.0
+_FIRST_LOOK_AFTER_S = 0.005
+_LOOK_EVERY_S = 0.25
+
+_CLOCK = "SELECT clock_timestamp()"
+_TAKE_XID = "SELECT pg_current_xact_id()::text::bigint"
+_ALL_BELOW_ENDED = "SELECT pg_snapshot_xmin(pg_current_snapshot()) >= $1::text::xid8"
+_APPEND = f"""
+INSERT INTO outbox_events (aggregatetype, aggregateid, type, payload)
+VALUES ('{HEARTBEAT_AGGREGATE}', '0', '{BEAT}', jsonb_build_object('schema_version', 1, 'lane', 0,
+    'beat', $1::bigint, 'watermark', $2::timestamptz, 'ingested_at', ingestion_time()))
+"""  # noqa: S608  # Made of constants.
+# Rows of transactions that began after the last beat, even if they were ingested before it was written.
+_ANYTHING_SINCE = f"""
+SELECT EXISTS (
+    SELECT FROM outbox_events WHERE xid >= $1::text::xid8 AND aggregatetype <> '{HEARTBEAT_AGGREGATE}'
+)
+"""  # noqa: S608  # Made of constants.
+
+_LAST_BEAT = "SELECT max(beat) AS beat FROM heartbeats"
+# Lanes are parts of the stream that travel on their own, such as Kafka partitions: the slowest decides.
+_WATERMARK = (
+    "SELECT minOrNull(watermark) AS watermark"
+    " FROM (SELECT argMax(watermark, beat) AS watermark FROM heartbeats GROUP BY lane)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Beat:
+    xid: int
+    at_s: float
+
+
+async def watermark(clickhouse: ClickHouse) -> datetime | None:
+    """Return W, or `None` when nothing is proven yet.
+
+    Raises:
+        ClickHouseUnavailable: it cannot be reached.
+    """
+    rows = await clickhouse.rows(_WATERMARK)
+    moment: datetime | None = rows[0]["watermark"]
+    return moment
+
+
+class Heartbeat:
+    """Writes heartbeats; one process at a time does, for everybody."""
+
+    def __init__(self, database: Database, clickhouse: ClickHouse, settings: PipelineSettings) -> None:
+        self._clickhouse = clickhouse
+        self._every_s = settings.heartbeat_s
+        self._last: _Beat | None = None
+        self._number = 0
+        self._exclusive = Exclusive(database, self._keep_beating, name="heartbeat", lock=_lock)
+
+    async def run(self) -> None:
+        """Beat until cancelled."""
+        await self._exclusive.run()
+
+    async def beat(self, connection: asyncpg.Connection) -> datetime:
+        """Write one heartbeat and return its time; waits for the transactions that are running now."""
+        moment: datetime = await connection.fetchval(_CLOCK)
+        at_s = time.monotonic()
+        xid: int = await connection.fetchval(_TAKE_XID)
+        pause_s = _FIRST_LOOK_AFTER_S
+        while not await connection.fetchval(_ALL_BELOW_ENDED, str(xid)):
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, _LOOK_EVERY_S)
+        self._number = max(xid, self._number + 1)
+        await connection.execute(_APPEND, self._number, moment)
+        self._last = _Beat(xid, at_s)
+        return moment
+
+    async def beat_if_needed(self, connection: asyncpg.Connection) -> None:
+        """Write a heartbeat if there is something new, or the last one is old."""
+        if await self._is_needed(connection):
+            await self.beat(connection)
+
+    async def _is_needed(self, connection: asyncpg.Connection) -> bool:
+        if self._last is None or time.monotonic() - self._last.at_s >= _QUIET_S:
+            return True
+        return bool(await connection.fetchval(_ANYTHING_SINCE, str(self._last.xid)))
+
+    async def _keep_beating(self, connection: asyncpg.Connection, progressed: Progress) -> None:
+        await self._continue_numbers()
+        while True:
+            await self.beat_if_needed(connection)
+            progressed()
+            await asyncio.sleep(self._every_s)
+
+    async def _continue_numbers(self) -> None:
+        """Go on above the numbers in ClickHouse: transaction ids may be lower after PostgreSQL was restored."""
+        try:
+            rows = await self._clickhouse.rows(_LAST_BEAT)
+        except ClickHouseUnavailable:
+            return  # Ids of transactions rise all the same, in all but that rare case.
+        self._number = max(self._number, rows[0]["beat"])
+
+
+async def _lock() -> str:
+    return "heartbeat"

@@ -1,0 +1,184 @@
+"""What PostgreSQL observes: one statement, one pass over the events for all that was asked.
+
+What counts is defined here and, in the same words, in `cold`; a property test holds the two equal to the last bit.
+Sums of values are exact and know no order: every value becomes a whole number of a unit that is a power of two,
+chosen so that the largest value just fits 62 bits, and whole numbers are summed.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.core.db import Database
+from app.results.observed import P95, observations_of
+from app.results.values import Observations, Question, Subject
+
+# A statement of this kind needs memory for a hash of all users; the plan must not depend on statistics that a
+# bulk load has left behind: every join here is one of equality over many rows, for which hashing is right, and
+# parallel workers would take the processors that assignment needs.
+_PREPARE = text(
+    "SELECT set_config('work_mem', '192MB', true), set_config('plan_cache_mode', 'force_custom_plan', true),"
+    " set_config('enable_nestloop', 'off', true), set_config('enable_mergejoin', 'off', true),"
+    " set_config('max_parallel_workers_per_gather', '0', true), clock_timestamp() AS now"
+)
+
+_OVERRIDDEN = """
+WITH overridden AS MATERIALIZED (
+    SELECT user_id, variant_id, exposed_at FROM overrides
+    WHERE experiment_id = CAST(:experiment_id AS bigint) AND NOT removed
+)"""
+# Users get a number, because grouping by numbers is far cheaper than grouping by text.
+_EXPOSED_HEAD = """, exposed AS MATERIALIZED (
+    SELECT row_number() OVER () AS unit, entered.* FROM ("""
+_EXPOSED_BY_PLAN = """
+        SELECT stored.user_id, stored.variant_id, stored.assigned_at AS exposed_at, 1 AS planned
+        FROM assignments AS stored
+        WHERE stored.experiment_id = CAST(:experiment_id AS bigint)
+          AND stored.user_id NOT IN (SELECT user_id FROM overridden)"""
+_AND_WITH_OVERRIDES = """
+        UNION ALL
+        SELECT overridden.user_id, overridden.variant_id, overridden.exposed_at, 0 AS planned
+        FROM overridden
+        LEFT JOIN assignments AS stored
+          ON stored.experiment_id = CAST(:experiment_id AS bigint) AND stored.user_id = overridden.user_id
+        WHERE true"""
+_EXPOSED_TAIL = """
+    ) AS entered WHERE CAST(:until AS timestamptz) IS NULL OR entered.exposed_at < CAST(:until AS timestamptz)
+)"""
+# Objects and lists have no one text, so only strings, numbers and booleans are compared.
+_HAS_CONTEXT = """
+          AND stored.context ->> CAST(:context_name_{index} AS text) = CAST(:context_value_{index} AS text)
+          AND jsonb_typeof(stored.context -> CAST(:context_name_{index} AS text)) IN ('string', 'number', 'boolean')"""
+_COUNTED = """, counted AS MATERIALIZED (
+    SELECT exposed.variant_id, exposed.unit, happened.event_type, happened.value,
+        date_bin(CAST(:width AS interval), happened.ts, 'epoch'::timestamptz) AS bucket
+    FROM events AS happened JOIN exposed ON happened.user_id = exposed.user_id
+    WHERE happened.project_id = CAST(:project_id AS bigint)
+      AND happened.ts >= exposed.exposed_at
+      AND (happened.experiment_id IS NULL OR happened.experiment_id = CAST(:experiment_id AS bigint))
+      AND (CAST(:since AS timestamptz) IS NULL OR happened.ts >= CAST(:since AS timestamptz))
+      AND (CAST(:until AS timestamptz) IS NULL OR happened.ts < CAST(:until AS timestamptz))
+      AND (CAST(:event_types AS text[]) IS NULL OR happened.event_type = ANY (CAST(:event_types AS text[])))
+)"""
+# The exponent field of a double is read from its bytes: no logarithm rounds as reliably. Two factors, because one
+# power of two may be beyond a double's range where their product applied one by one is not.
+_SCALE = """, peak AS (
+    SELECT float8send(max(abs(value))) AS bytes FROM counted
+), scale AS MATERIALIZED (
+    SELECT 1084 - (((get_byte(bytes, 0) & 127) << 4) | (get_byte(bytes, 1) >> 4)) AS exponent FROM peak
+), factors AS MATERIALIZED (
+    SELECT exponent, power(2::float8, (exponent / 2)::float8) AS first,
+        power(2::float8, (exponent - exponent / 2)::float8) AS second FROM scale
+)"""
+_PER_USER = """, per_user AS (
+    SELECT variant_id, unit, count(*) AS events FROM counted GROUP BY variant_id, unit
+)"""
+# A cast from double to whole number rounds half to even.
+_PER_USER_WITH_SUMS = """, per_user AS (
+    SELECT variant_id, unit, count(*) AS events, count(value) AS valued,
+        coalesce(sum(CAST(value * (SELECT first FROM factors) * (SELECT second FROM factors) AS bigint)), 0) AS total
+    FROM counted GROUP BY variant_id, unit
+)"""
+_SLOTS = """, slots AS (
+    SELECT variant_id, event_type, bucket, unit, count(*) AS events FROM counted
+    GROUP BY variant_id, event_type, bucket, unit
+)"""
+_RANKED = """, ranked AS (
+    SELECT variant_id, value, row_number() OVER in_order - 1 AS rank, count(*) OVER (PARTITION BY variant_id) AS valued
+    FROM counted WHERE value IS NOT NULL WINDOW in_order AS (PARTITION BY variant_id ORDER BY value)
+)"""
+
+_ENTRIES_ANSWER = """
+SELECT 'entry' AS kind, variant_id, CAST(NULL AS text) AS event_type,
+    CAST(extract(epoch FROM date_bin(CAST(:entry_width AS interval), exposed_at, 'epoch'::timestamptz)) * 1000000
+        AS bigint) AS bucket_us,
+    count(*) AS users, sum(planned) AS planned, CAST(NULL AS numeric) AS events, CAST(NULL AS numeric) AS valued,
+    CAST(NULL AS numeric) AS valued_squares, CAST(NULL AS numeric) AS total, CAST(NULL AS numeric) AS total_squares,
+    CAST(NULL AS numeric) AS products, CAST(NULL AS int) AS exponent, CAST(NULL AS int) AS position,
+    CAST(NULL AS float8) AS value
+FROM exposed GROUP BY variant_id, bucket_us"""
+_ARMS_ANSWER = """
+UNION ALL
+SELECT 'arm', variant_id, NULL, NULL, count(*), NULL, sum(events), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+FROM per_user GROUP BY variant_id"""
+_ARMS_WITH_SUMS_ANSWER = """
+UNION ALL
+SELECT 'arm', variant_id, NULL, NULL, count(*), NULL, sum(events), sum(valued), sum(valued * valued), sum(total),
+    sum(total * total), sum(total * valued), coalesce((SELECT exponent FROM factors), 0), NULL, NULL
+FROM per_user GROUP BY variant_id"""
+_SLOTS_ANSWER = """
+UNION ALL (
+    SELECT 'slot', variant_id, event_type, CAST(extract(epoch FROM bucket) * 1000000 AS bigint),
+        count(*), NULL, sum(events), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+    FROM slots GROUP BY variant_id, event_type, bucket LIMIT :most_slots
+)"""
+_P95_ANSWER = f"""
+UNION ALL
+SELECT 'p95', variant_id, NULL, NULL, NULL, NULL, NULL, valued, NULL, NULL, NULL, NULL, NULL,
+    CAST(rank - {P95[0]} * (valued - 1) / {P95[1]} AS int), value
+FROM ranked WHERE rank IN ({P95[0]} * (valued - 1) / {P95[1]}, {P95[0]} * (valued - 1) / {P95[1]} + 1)"""
+
+# One bucket for all exposures where their times do not matter.
+_FOREVER = timedelta(days=10_000_000)
+
+
+class HotStore:
+    """PostgreSQL as a source of observations."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def observe(self, subject: Subject, question: Question, *, most_slots: int) -> tuple[Observations, datetime]:
+        """Return what counts for the question, and the moment by PostgreSQL's clock up to which it is complete.
+
+        At most `most_slots` entries of the time series are returned, in no order; as many as that mean there may
+        be more.
+
+        Raises:
+            StoreUnavailable: PostgreSQL cannot be reached.
+        """
+        sql, parameters = statement_for(subject, question, most_slots=most_slots)
+        async with self._database.read() as connection:
+            now = await _prepare(connection)
+            rows = (await connection.execute(text(sql), parameters)).mappings().all()
+        return observations_of(rows, with_series=question.with_series), now
+
+
+async def _prepare(connection: AsyncConnection) -> datetime:
+    now: datetime = (await connection.execute(_PREPARE)).one().now
+    return now
+
+
+def statement_for(subject: Subject, question: Question, *, most_slots: int) -> tuple[str, Mapping[str, Any]]:
+    """Put the statement together from constant parts, leaving out what the question does not need."""
+    with_context = "".join(_HAS_CONTEXT.format(index=index) for index in range(len(question.context)))
+    parts = [
+        *(_OVERRIDDEN, _EXPOSED_HEAD, _EXPOSED_BY_PLAN, with_context),
+        *((_AND_WITH_OVERRIDES, with_context) if question.include_overrides else ()),
+        *(_EXPOSED_TAIL, _COUNTED),
+        *((_SCALE, _PER_USER_WITH_SUMS) if question.wants_sums else (_PER_USER,)),
+        *((_SLOTS,) if question.with_series else ()),
+        *((_RANKED,) if question.wants_p95 else ()),
+        _ENTRIES_ANSWER,
+        _ARMS_WITH_SUMS_ANSWER if question.wants_sums else _ARMS_ANSWER,
+        *((_SLOTS_ANSWER,) if question.with_series else ()),
+        *((_P95_ANSWER,) if question.wants_p95 else ()),
+    ]
+    parameters: dict[str, Any] = {
+        "project_id": subject.project_id,
+        "experiment_id": subject.experiment_id,
+        "since": question.start,
+        "until": question.end,
+        "event_types": list(question.event_types) or None,
+        "width": question.granularity.width,
+        "entry_width": question.granularity.width if question.with_series else _FOREVER,
+    }
+    if question.with_series:
+        parameters["most_slots"] = most_slots
+    for index, (name, value) in enumerate(question.context):
+        parameters[f"context_name_{index}"] = name
+        parameters[f"context_value_{index}"] = value
+    return "".join(parts), parameters

@@ -1,0 +1,165 @@
+"""The question that a caller asks of an experiment, what both stores observe for it, and the answer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from fractions import Fraction
+
+
+class Metric(StrEnum):
+    """A built-in recipe over counted events."""
+
+    CONVERSION_RATE = "conversion_rate"
+    UNIQUE_USERS = "unique_users"
+    EVENT_COUNT = "event_count"
+    AVG_VALUE = "avg_value"
+    VALUE_PER_USER = "value_per_user"
+    P95_VALUE = "p95_value"
+
+
+class Granularity(StrEnum):
+    """The length of a bucket of the time series."""
+
+    REALTIME = "realtime"
+    HOUR = "hour"
+    DAY = "day"
+
+    @property
+    def width(self) -> timedelta:
+        return _WIDTHS[self]
+
+
+_WIDTHS = {
+    Granularity.REALTIME: timedelta(minutes=1),
+    Granularity.HOUR: timedelta(hours=1),
+    Granularity.DAY: timedelta(days=1),
+}
+
+
+class SourceChoice(StrEnum):
+    """Which store the caller wants to hear."""
+
+    AUTO = "auto"
+    HOT = "hot"
+    COLD = "cold"
+
+
+class Source(StrEnum):
+    """Which store answered: PostgreSQL, ClickHouse, or each for its side of the watermark."""
+
+    HOT = "hot"
+    COLD = "cold"
+    BOTH = "both"
+
+
+DEFAULT_METRICS = (Metric.CONVERSION_RATE, Metric.UNIQUE_USERS)
+_METRICS_OF_SUMS = frozenset({Metric.AVG_VALUE, Metric.VALUE_PER_USER})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a caller wants to know. Time is `[start, end)`; no event type means all of them together."""
+
+    event_types: tuple[str, ...] = ()
+    start: datetime | None = None
+    end: datetime | None = None
+    granularity: Granularity = Granularity.DAY
+    metrics: tuple[Metric, ...] = DEFAULT_METRICS
+    include_ci: bool = True
+    confidence_level: float = 95.0
+    min_sample: int = 100
+    include_overrides: bool = False
+    source: SourceChoice = SourceChoice.AUTO
+    fresh: bool = False
+    context: tuple[tuple[str, str], ...] = ()
+    # Without the time series the answer is a summary, cheaper to make and cached more briefly.
+    with_series: bool = True
+
+    @property
+    def confidence(self) -> float:
+        return self.confidence_level / 100
+
+    @property
+    def wants_sums(self) -> bool:
+        return not _METRICS_OF_SUMS.isdisjoint(self.metrics)
+
+    @property
+    def wants_p95(self) -> bool:
+        return Metric.P95_VALUE in self.metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Whose events are looked at."""
+
+    project_id: int
+    experiment_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValueSums:
+    """Exact sums over an arm's exposed users of each one's total value and number of valued events.
+
+    Who has none adds 0 everywhere.
+    """
+
+    totals: Fraction = Fraction(0)
+    total_squares: Fraction = Fraction(0)
+    counts: int = 0
+    count_squares: int = 0
+    products: Fraction = Fraction(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """The two order statistics between which a percentile lies, and where: 0 is at `low`, 1 at `high`."""
+
+    low: float
+    high: float
+    fraction: Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Counted events of one type in one bucket, and the distinct users they come from."""
+
+    time: datetime
+    event_type: str
+    events: int
+    users: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """Users whose exposure lies in one bucket."""
+
+    time: datetime
+    users: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmObservations:
+    """What a store saw of one variant. `exposed_by_plan` leaves out users with an override in force."""
+
+    exposed: int = 0
+    exposed_by_plan: int = 0
+    converters: int = 0
+    events: int = 0
+    sums: ValueSums = ValueSums()
+    p95: Neighbours | None = None
+    slots: tuple[Slot, ...] = ()
+    entries: tuple[Entries, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Observations:
+    """What a store saw, by variant id. A variant that nobody is in may be missing."""
+
+    arms: Mapping[int, ArmObservations]
+
+    def of(self, variant_id: int) -> ArmObservations:
+        return self.arms.get(variant_id, _NOTHING)
+
+
+_NOTHING = ArmObservations()

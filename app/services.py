@@ -1,0 +1,120 @@
+"""Builds every service once from its resources; used by the API, the workers and tests."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import select
+
+from app.access.guard import Gate
+from app.access.projects import Projects
+from app.access.rate_limit import Limit, RateLimiter
+from app.access.service import AccessService
+from app.access.tokens import Authenticator
+from app.assignments.cache import MemoryCache, RedisCache
+from app.assignments.overrides import OverrideRegistry
+from app.assignments.service import AssignmentService
+from app.core.changes import Changes
+from app.core.clickhouse import ClickHouse
+from app.core.clock import Clock, utc_now
+from app.core.db import Database
+from app.core.metrics import Metrics
+from app.core.models import installation
+from app.core.redis import RedisAid
+from app.core.settings import Settings
+from app.events.service import EventService
+from app.experiments.registry import ExperimentRegistry
+from app.experiments.service import ExperimentService
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Open clients of the servers, and what every service shares."""
+
+    database: Database
+    redis: RedisAid
+    clickhouse: ClickHouse
+    metrics: Metrics
+    clock: Clock = utc_now
+
+    async def close(self) -> None:
+        await self.clickhouse.close()
+        await self.redis.close()
+        await self.database.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Every service, built once."""
+
+    gate: Gate
+    registry: ExperimentRegistry
+    changes: Changes
+    projects: Projects
+    access: AccessService
+    experiments: ExperimentService
+    assignments: AssignmentService
+    events: EventService
+
+    async def start(self) -> None:
+        await self.projects.load()
+        await self.changes.start()
+
+    async def stop(self) -> None:
+        """Finish writes that are under way, then stop following changes."""
+        await self.assignments.stop()
+        await self.events.stop()
+        await self.changes.stop()
+
+
+async def build_services(resources: Resources, settings: Settings) -> Services:
+    """Build the services; the schema must be up to date."""
+    database, redis, clock, metrics = resources.database, resources.redis, resources.clock, resources.metrics
+    installation_id = await _installation(database)
+    changes = Changes(database)
+    projects = Projects(database)
+    registry = ExperimentRegistry(database, changes)
+    overrides = OverrideRegistry(database, changes)
+    authenticator = Authenticator(
+        database=database,
+        redis=redis,
+        changes=changes,
+        clock=clock,
+        metrics=metrics,
+        installation=installation_id,
+        secret_key=settings.server.secret_key.get_secret_value(),
+        bootstrap_tokens=[token.get_secret_value() for token in settings.server.bearer_tokens],
+    )
+    limits = settings.rate_limit
+    return Services(
+        gate=Gate(
+            authenticator=authenticator,
+            projects=projects,
+            limiter=RateLimiter(redis, namespace=f"exp:{installation_id}", enabled=limits.enabled),
+            management=Limit("management", limits.requests, limits.period_s),
+            traffic=Limit("traffic", limits.traffic_requests, limits.traffic_period_s),
+        ),
+        registry=registry,
+        changes=changes,
+        projects=projects,
+        access=AccessService(database=database, changes=changes, projects=projects),
+        experiments=ExperimentService(database=database, changes=changes, registry=registry, clock=clock),
+        assignments=AssignmentService(
+            database=database,
+            registry=registry,
+            overrides=overrides,
+            changes=changes,
+            memory=MemoryCache(settings.assignment.memory_entries),
+            cache=RedisCache(
+                redis, installation=installation_id, ttl_s=settings.assignment.cache_ttl_s, metrics=metrics
+            ),
+            clock=clock,
+            metrics=metrics,
+        ),
+        events=EventService(database=database, metrics=metrics),
+    )
+
+
+async def _installation(database: Database) -> UUID:
+    async with database.read() as connection:
+        found: UUID = (await connection.execute(select(installation.c.id))).scalar_one()
+        return found

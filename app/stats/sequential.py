@@ -1,0 +1,79 @@
+"""Intervals and p-values of an effect that stay valid however often one looks."""
+
+import math
+from dataclasses import dataclass
+
+from app.stats.checks import check_open_unit, check_positive
+from app.stats.effects import Scale, effect_of
+from app.stats.exact import all_finite
+from app.stats.reasons import NullReason
+from app.stats.samples import Sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlwaysValidInterval:
+    """An effect with the confidence sequence's interval and p-value at this look.
+
+    `rho_squared` is the tuning parameter that makes the interval tightest at the tuning sample size. The
+    interval is valid at every look at once; so is the smallest p-value over the looks. What is undefined is
+    None, with the reason.
+    """
+
+    estimate: float | None
+    lower: float | None
+    upper: float | None
+    p_value: float | None
+    rho_squared: float
+    null_reason: NullReason | None = None
+
+
+def always_valid_interval(
+    control: Sample,
+    treatment: Sample,
+    *,
+    alpha: float = 0.05,
+    tuning_sample_size: float = 5000,
+    scale: Scale = Scale.ABSOLUTE,
+) -> AlwaysValidInterval:
+    """Return the effect of the treatment with its asymptotic confidence sequence at level 1 - alpha.
+
+    tuning_sample_size: total units of both arms at which a decision is expected.
+
+    Raises:
+        ValueError: alpha is outside (0, 1), or tuning_sample_size is not a positive finite number.
+
+    Source: Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, "Time-uniform central limit theory and asymptotic
+    confidence sequences" (arXiv 2103.06476v7): width eq. 9, p-value eq. 155, tuning eq. 161.
+    """
+    check_open_unit("alpha", alpha)
+    check_positive("tuning_sample_size", tuning_sample_size)
+    rho_squared = (-2.0 * math.log(alpha) + math.log(1.0 - 2.0 * math.log(alpha))) / tuning_sample_size
+    effect = effect_of(control, treatment, scale)
+    if effect.estimate is None or effect.variance is None:
+        return _incomplete(effect.estimate, rho_squared, effect.null_reason)
+    # `information` is N rho**2, in which N counts the units of both arms.
+    information = (control.estimate().n + treatment.estimate().n) * rho_squared
+    log_odds = 0.5 * math.log1p(information)
+    half_width = math.sqrt(effect.variance * 2.0 * (information + 1.0) / information * (log_odds - math.log(alpha)))
+    lower, upper = effect.estimate - half_width, effect.estimate + half_width
+    if not all_finite(lower, upper):
+        return _incomplete(effect.estimate, rho_squared, NullReason.OUT_OF_RANGE)
+    exponent = log_odds - information / (2.0 * (information + 1.0)) * effect.estimate**2 / effect.variance
+    return AlwaysValidInterval(
+        estimate=effect.estimate,
+        lower=lower,
+        upper=upper,
+        p_value=math.exp(min(0.0, exponent)),
+        rho_squared=rho_squared,
+    )
+
+
+def _incomplete(estimate: float | None, rho_squared: float, reason: NullReason | None) -> AlwaysValidInterval:
+    return AlwaysValidInterval(
+        estimate=estimate,
+        lower=None,
+        upper=None,
+        p_value=None,
+        rho_squared=rho_squared,
+        null_reason=reason,
+    )
