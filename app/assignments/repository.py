@@ -85,11 +85,11 @@ _LIST = text(
     " ORDER BY ingested_at DESC, user_id DESC LIMIT :limit"
 )
 
-_SEND_OVERRIDE = (
-    "INSERT INTO outbox_events (aggregatetype, aggregateid, type, payload)"
-    f" SELECT '{messages.OVERRIDE_AGGREGATE}', stored.user_id, '{messages.OVERRIDDEN}',"
-    f" {messages.OVERRIDDEN_PAYLOAD} FROM stored"  # noqa: S608  # Made of constants only.
-)
+_SEND_OVERRIDE = f"""
+INSERT INTO outbox_events (aggregatetype, aggregateid, type, payload)
+SELECT '{messages.OVERRIDE_AGGREGATE}', stored.user_id, '{messages.OVERRIDDEN}', {messages.OVERRIDDEN_PAYLOAD}
+FROM stored
+"""  # noqa: S608  # Made of constants only.
 
 # The same override again changes nothing: its user stays exposed from the first time.
 _PUT_OVERRIDE = text(

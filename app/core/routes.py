@@ -31,7 +31,8 @@ class StrictRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        guards = [item.dependency for item in self.dependencies if isinstance(item.dependency, Guard)]
+        dependencies: list[object] = [item.dependency for item in self.dependencies]
+        guards = [item for item in dependencies if isinstance(item, Guard)]
         known = _query_names(self.dependant)
         open_prefix = (self.openapi_extra or {}).get("x-open-query-prefix")
         takes_body = self.body_field is not None

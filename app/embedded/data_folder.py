@@ -30,7 +30,7 @@ class DataFolder:
         self._lock: int | None = lock
         # flock belongs to the open file, which a fork shares: without this a forked worker that outlives
         # the service would keep the folder locked.
-        os.register_at_fork(after_in_child=self._let_go)
+        os.register_at_fork(after_in_child=self._forget_lock)
 
     @classmethod
     def open(cls, path: Path) -> "DataFolder":
@@ -58,7 +58,9 @@ class DataFolder:
 
     def close(self) -> None:
         """Give the folder back; the servers in it must have stopped."""
-        self._let_go()
+        if self._lock is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+            self._forget_lock()
 
     def subfolder(self, name: str) -> Path:
         """Return a folder inside, making it if need be."""
@@ -96,7 +98,7 @@ class DataFolder:
             self.keep(name, secret)
         return secret
 
-    def _let_go(self) -> None:
+    def _forget_lock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

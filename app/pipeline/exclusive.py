@@ -9,8 +9,8 @@ import asyncpg
 import structlog
 from sqlalchemy import make_url
 
-from app.core.clickhouse import ClickHouseUnavailable
 from app.core.db import Database
+from app.core.errors import Unavailable
 
 log = structlog.get_logger()
 
@@ -23,7 +23,7 @@ _APPLICATION_NAME = "experimentation-pipeline"
 
 # What says that a server is away or busy, as opposed to a bug.
 _EXPECTED = (
-    ClickHouseUnavailable,
+    Unavailable,
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
@@ -50,6 +50,7 @@ class Exclusive:
         self._lock = lock
         self._pause_s = _FIRST_PAUSE_S
         self._failing = False
+        self.working = False
 
     async def run(self) -> None:
         """Work until the work returns; a server that is away is waited for."""
@@ -57,6 +58,7 @@ class Exclusive:
             try:
                 async with _connection(self._database) as connection:
                     await _take(connection, await self._lock())
+                    self.working = True
                     await self._work(connection, self._progressed)
                     return
             except _EXPECTED as error:
@@ -64,6 +66,8 @@ class Exclusive:
             except Exception:  # The outermost loop: the pipeline must outlive every failure.
                 log.exception("pipeline.failed", work=self._name)
                 self._failing = True
+            finally:
+                self.working = False
             await asyncio.sleep(self._pause_s)
             self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
 
@@ -106,5 +110,5 @@ async def _connection(database: Database) -> AsyncIterator[asyncpg.Connection]:
 async def _take(connection: asyncpg.Connection, lock: str) -> None:
     """Wait for the lock by asking again and again: a query that waits would hold back vacuum."""
     key = int.from_bytes(hashlib.sha256(lock.encode()).digest()[:8], signed=True)
-    while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", key):
+    while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", key):  # noqa: ASYNC110
         await asyncio.sleep(_LOCK_POLL_S)

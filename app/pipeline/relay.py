@@ -74,7 +74,13 @@ class Relay:
         """Relay until `stop` is called and every row committed before is in ClickHouse."""
         await self._exclusive.run()
 
+    @property
+    def working(self) -> bool:
+        """Whether this process is the one that relays, and its servers are there."""
+        return self._exclusive.working
+
     def stop(self) -> None:
+        """Have `run` return once the outbox is drained."""
         self._stopping.set()
         self._wake.set()
 
@@ -82,7 +88,6 @@ class Relay:
         """Relay on this connection until stopped."""
         positions = Positions(self._clickhouse, await relay_name(connection), clock=self._clock)
         batch = await self._read(connection, await positions.get())
-        progressed()
         while batch.messages or not self._stopping.is_set():
             if len(batch.messages) == self._batch_rows:
                 # There is more: PostgreSQL reads while ClickHouse writes.

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -40,6 +41,13 @@ _PIECES = re.compile(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _File:
+    name: str
+    sql: str
+    checksum: str
+
+
 class SchemaError(Exception):
     """The files and what ran do not fit together; the message names the file."""
 
@@ -56,7 +64,7 @@ async def migrate(clickhouse: ClickHouse, folder: Path = DDL_FOLDER, *, clock: C
     await clickhouse.command(_RECORDS)
     rows = await clickhouse.rows("SELECT name, checksum FROM schema_migrations FINAL")
     applied = {row["name"]: row["checksum"] for row in rows}
-    files = sorted(folder.glob("[0-9]*.sql"))
+    files = _files(folder)
     _refuse_changed(files, applied)
     pending = [file for file in files if file.name not in applied]
     for file in pending:
@@ -77,20 +85,21 @@ def statements(sql: str) -> Iterator[str]:
                 yield statement
 
 
-def _refuse_changed(files: list[Path], applied: dict[str, str]) -> None:
+def _files(folder: Path) -> list[_File]:
+    # Line ends may change with a checkout; they mean nothing, and reading as text evens them out.
+    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("[0-9]*.sql"))}
+    return [_File(name, sql, hashlib.sha256(sql.encode()).hexdigest()) for name, sql in texts.items()]
+
+
+def _refuse_changed(files: list[_File], applied: dict[str, str]) -> None:
     for file in files:
-        if applied.get(file.name, _checksum(file)) != _checksum(file):
+        if applied.get(file.name, file.checksum) != file.checksum:
             raise SchemaError(f"{file.name} was changed after it ran. Restore it, and make the change in a new file.")
 
 
-async def _run(clickhouse: ClickHouse, file: Path, clock: Clock) -> None:
-    for statement in statements(file.read_text(encoding="utf-8")):
+async def _run(clickhouse: ClickHouse, file: _File, clock: Clock) -> None:
+    for statement in statements(file.sql):
         await clickhouse.command(statement)
-    record = {"name": file.name, "checksum": _checksum(file), "applied_at": clock()}
+    record = {"name": file.name, "checksum": file.checksum, "applied_at": clock()}
     await clickhouse.insert_json("schema_migrations", [msgspec.json.encode(record)])
     log.info("clickhouse.migrated", name=file.name)
-
-
-def _checksum(file: Path) -> str:
-    # Line ends may change with a checkout; they mean nothing.
-    return hashlib.sha256(file.read_text(encoding="utf-8").encode()).hexdigest()

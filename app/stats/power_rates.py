@@ -84,7 +84,8 @@ def mde_proportions(
 ) -> DetectableEffect:
     """Return the smallest change of the rate that is found with the asked power.
 
-    NOT_ATTAINABLE where even a rate of 1 (of 0 for LESS) is not found often enough.
+    NOT_ATTAINABLE where even a rate of 1 (of 0 for LESS) is not found often enough; ZERO_VARIANCE for a
+    baseline of 0 or 1, next to which the normal approximation finds effects of any size.
 
     Raises:
         ValueError: baseline is outside [0, 1], power is not between alpha and 1, or n_control is not
@@ -94,6 +95,8 @@ def mde_proportions(
     """
     check_power(power, design)
     check_rate("baseline", baseline)
+    if baseline in {0.0, 1.0}:
+        return DetectableEffect(absolute=None, relative=None, null_reason=NullReason.ZERO_VARIANCE)
     direction = -1.0 if design.alternative is Alternative.LESS else 1.0
     room = baseline if design.alternative is Alternative.LESS else 1.0 - baseline
 

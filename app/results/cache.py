@@ -1,0 +1,67 @@
+"""Answers kept in Redis for a while, under keys that say what they were computed from."""
+
+import hashlib
+import random
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+import msgspec
+
+from app.core.metrics import Metrics
+from app.core.redis import RedisAid
+from app.experiments.values import Experiment
+from app.results.answer import Results
+from app.results.values import Question
+
+# The contract's lifetimes: a summary 60 s, an answer with its time series 5 min.
+_SUMMARY_TTL_S = 60
+_DETAILED_TTL_S = 300
+# Answers of one moment should not all be forgotten in one moment.
+_JITTER = 0.1
+# Transactions take their rows' ingestion times before they commit. Rows younger than this may still be joined by
+# older ones, so what is computed from them is not kept.
+_SETTLED_AFTER = timedelta(seconds=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """The newest rows that PostgreSQL holds, and its clock. Equal freshness, once settled, means equal data."""
+
+    newest: datetime | None
+    epochs: tuple[int, ...]
+    now: datetime
+
+    @property
+    def settled(self) -> bool:
+        return self.newest is None or self.now - self.newest > _SETTLED_AFTER
+
+
+class ResultsCache:
+    """Finds and keeps answers; without Redis it finds nothing."""
+
+    def __init__(self, redis: RedisAid, metrics: Metrics, namespace: str) -> None:
+        self._redis = redis
+        self._metrics = metrics
+        self._namespace = namespace
+
+    def key(self, experiment: Experiment, question: Question, freshness: Freshness) -> str:
+        content = msgspec.json.encode([_without_freshness(question), freshness.newest, freshness.epochs])
+        digest = hashlib.sha256(content).hexdigest()
+        return f"{self._namespace}:results:{experiment.id}:{experiment.version}:{digest}"
+
+    async def find(self, key: str) -> Results | None:
+        kept = await self._redis.attempt(lambda client: client.get(key), None)
+        self._metrics.cache.labels("results", "miss" if kept is None else "hit").inc()
+        try:
+            return None if kept is None else msgspec.json.decode(kept, type=Results)
+        except (msgspec.DecodeError, UnicodeDecodeError):  # Written by another release.
+            return None
+
+    async def put(self, key: str, results: Results, question: Question) -> None:
+        lifetime_s = _DETAILED_TTL_S if question.with_series else _SUMMARY_TTL_S
+        ttl_s = int(lifetime_s * (1 - _JITTER * random.random()))
+        await self._redis.attempt(lambda client: client.set(key, msgspec.json.encode(results), ex=ttl_s), None)
+
+
+def _without_freshness(question: Question) -> Question:
+    return replace(question, fresh=False)

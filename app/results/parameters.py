@@ -1,0 +1,130 @@
+"""The question in a query string."""
+
+import re
+from datetime import UTC, date, datetime
+from typing import Annotated
+
+from fastapi import Query, Request
+from pydantic import AfterValidator, BeforeValidator, StringConstraints, WithJsonSchema
+
+from app.core.errors import Invalid
+from app.core.text import refuse_control_characters
+from app.results.values import DEFAULT_METRICS, Granularity, Metric, Question, SourceChoice
+
+CONTEXT_PREFIX = "context."
+
+_MOST_EVENT_TYPES = 50
+_MOST_CONTEXT_FILTERS = 10
+_LONGEST_CONTEXT_NAME = 100
+_LONGEST_CONTEXT_VALUE = 256
+# Quantiles at levels closer to 0 or 100 % than this have no digits left.
+_LEAST_CONFIDENCE_LEVEL = 1e-6
+_MOST_CONFIDENCE_LEVEL = 100 - 1e-9
+_MOST_MIN_SAMPLE = 10**12
+
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+# A plus sign that was not escaped in a URL arrives as a space; no other reading of it makes sense.
+_LOST_PLUS = re.compile(r" (\d{2}:?\d{2})$")
+
+
+def _moment(value: object) -> datetime | None:
+    """Read a timestamp with an offset, or a date, which means its midnight in UTC."""
+    if value is None:
+        return None
+    written = _LOST_PLUS.sub(r"+\1", str(value))
+    try:
+        if _DATE.fullmatch(written):
+            day = date.fromisoformat(written)
+            return datetime(day.year, day.month, day.day, tzinfo=UTC)
+        moment = datetime.fromisoformat(written)
+        if moment.tzinfo is None:
+            raise ValueError("needs an offset, as in 2026-01-31T12:00:00Z; a plain date means its midnight UTC")
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("is outside the years 1 to 9999") from error
+    except ValueError as error:
+        if "offset" in str(error):
+            raise
+        raise ValueError("must be a date (2026-01-31) or a timestamp with an offset (2026-01-31T12:00:00Z)") from error
+
+
+Moment = Annotated[
+    datetime | None, BeforeValidator(_moment), WithJsonSchema({"type": "string", "examples": ["2026-01-31"]})
+]
+EventType = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(refuse_control_characters)]
+
+
+def question_of(  # noqa: PLR0917  # FastAPI fills them in by name.
+    request: Request,
+    event_type: Annotated[
+        list[EventType],
+        Query(max_length=_MOST_EVENT_TYPES, description="Repeatable: their union. Left out: all event types."),
+    ] = [],  # noqa: B006  # FastAPI copies defaults.
+    start_date: Annotated[
+        Moment, Query(description="Events from here on: a timestamp with an offset, or a date.")
+    ] = None,
+    end_date: Annotated[Moment, Query(description="Events and exposures before this.")] = None,
+    granularity: Annotated[Granularity, Query(description="`realtime` is minutes.")] = Granularity.DAY,
+    metrics: Annotated[
+        list[Metric], Query(min_length=1, description="Repeatable. The first one decides on the winner.")
+    ] = list(DEFAULT_METRICS),  # noqa: B008
+    include_ci: Annotated[bool, Query(description="Whether to give intervals.")] = True,
+    confidence_level: Annotated[
+        float,
+        Query(ge=_LEAST_CONFIDENCE_LEVEL, le=_MOST_CONFIDENCE_LEVEL, description="Percent, between 0 and 100."),
+    ] = 95.0,
+    min_sample: Annotated[
+        int, Query(ge=0, le=_MOST_MIN_SAMPLE, description="Variants with fewer exposed users are marked.")
+    ] = 100,
+    include_overrides: Annotated[bool, Query(description="Whether users with an override count.")] = False,
+    source: Annotated[SourceChoice, Query(description="PostgreSQL is hot, ClickHouse cold.")] = SourceChoice.AUTO,
+    fresh: Annotated[bool, Query(description="Compute anew, without the cache.")] = False,
+) -> Question:
+    """Read the question.
+
+    Raises:
+        Invalid: the dates are in the wrong order, or a context filter is out of bounds.
+    """
+    if start_date is not None and end_date is not None and end_date <= start_date:
+        raise Invalid.field("end_date", "must be after start_date")
+    return Question(
+        event_types=tuple(dict.fromkeys(event_type)),
+        start=start_date,
+        end=end_date,
+        granularity=granularity,
+        metrics=tuple(dict.fromkeys(metrics)),
+        include_ci=include_ci,
+        confidence_level=confidence_level,
+        min_sample=min_sample,
+        include_overrides=include_overrides,
+        source=source,
+        fresh=fresh,
+        context=_context_of(request),
+    )
+
+
+def _context_of(request: Request) -> tuple[tuple[str, str], ...]:
+    given = [
+        (name.removeprefix(CONTEXT_PREFIX), value)
+        for name, value in request.query_params.multi_items()
+        if name.startswith(CONTEXT_PREFIX)
+    ]
+    if len(given) > _MOST_CONTEXT_FILTERS:
+        raise Invalid.field(CONTEXT_PREFIX + given[-1][0], f"at most {_MOST_CONTEXT_FILTERS} context filters")
+    for index, (name, value) in enumerate(given):
+        try:
+            _check_context(name, value)
+        except ValueError as error:
+            raise Invalid.field(CONTEXT_PREFIX + name, str(error)) from error
+        if any(name == earlier for earlier, _ in given[:index]):
+            raise Invalid.field(CONTEXT_PREFIX + name, "give each name once")
+    return tuple(given)
+
+
+def _check_context(name: str, value: str) -> None:
+    if not 1 <= len(name) <= _LONGEST_CONTEXT_NAME:
+        raise ValueError(f"the name after 'context.' has 1 to {_LONGEST_CONTEXT_NAME} characters")
+    if len(value) > _LONGEST_CONTEXT_VALUE:
+        raise ValueError(f"must have at most {_LONGEST_CONTEXT_VALUE} characters")
+    refuse_control_characters(name)
+    refuse_control_characters(value)

@@ -1,0 +1,148 @@
+"""The use case of results: choose a source, observe, compose the answer, remember it."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import datetime
+
+import structlog
+
+from app.core.clickhouse import ClickHouse, ClickHouseRefused, ClickHouseUnavailable
+from app.core.clock import Clock
+from app.core.db import Database, StoreUnavailable
+from app.core.metrics import Metrics
+from app.core.redis import RedisAid
+from app.experiments.registry import ExperimentRegistry
+from app.experiments.values import Experiment
+from app.results.analysis import MOST_SERIES_ENTRIES, Provenance, answer, refuse_long_series
+from app.results.answer import Results
+from app.results.cache import Freshness, ResultsCache
+from app.results.cold import ColdStore
+from app.results.errors import TailTooLarge
+from app.results.flights import Flights
+from app.results.hot import HotStore
+from app.results.repository import FreshnessRepository
+from app.results.routing import Conditions, Decision, choose
+from app.results.values import Observations, Question, Source, SourceChoice, Subject
+
+log = structlog.get_logger()
+
+Watermark = Callable[[], Awaitable[datetime | None]]
+
+# Enough to tell a series that is too long from one that is not.
+_MOST_SLOTS = MOST_SERIES_ENTRIES + 1
+
+
+class ResultsService:
+    """Answers questions about experiments. Built once at startup."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        clickhouse: ClickHouse | None,
+        registry: ExperimentRegistry,
+        watermark: Watermark,
+        redis: RedisAid,
+        metrics: Metrics,
+        clock: Clock,
+        namespace: str,
+    ) -> None:
+        self._database = database
+        self._registry = registry
+        self._watermark = watermark
+        self._clock = clock
+        self._hot = HotStore(database)
+        self._cold = None if clickhouse is None else ColdStore(clickhouse)
+        self._cache = ResultsCache(redis, metrics, namespace)
+        self._flights: Flights[Results] = Flights()
+
+    async def results(self, project_id: int, reference: str, question: Question) -> Results:
+        """Answer a question about one of the project's experiments.
+
+        Raises:
+            ExperimentNotFound: the project has no such experiment.
+            Invalid: the time series would be too long.
+            NoSourceAvailable: neither store can answer as asked.
+        """
+        await self._registry.ensure_fresh()
+        experiment = self._registry.get(project_id, reference)
+        freshness = await self._freshness()
+        if freshness is None or not freshness.settled:
+            return await self._compute_shared(experiment, question)
+        key = self._cache.key(experiment, question, freshness)
+        if not question.fresh and (kept := await self._cache.find(key)) is not None:
+            return kept
+        results = await self._compute_shared(experiment, question)
+        if _covers(results, freshness):
+            await self._cache.put(key, results, question)
+        return results
+
+    async def _freshness(self) -> Freshness | None:
+        """Return what the cache needs to know, `None` while PostgreSQL is away."""
+        try:
+            async with self._database.read() as connection:
+                return await FreshnessRepository(connection).get()
+        except StoreUnavailable:
+            return None
+
+    async def _compute_shared(self, experiment: Experiment, question: Question) -> Results:
+        key = (experiment.id, experiment.version, replace(question, fresh=False))
+        return await self._flights.join(key, lambda: self._compute(experiment, question))
+
+    async def _compute(self, experiment: Experiment, question: Question) -> Results:
+        subject = Subject(experiment.project_id, experiment.id)
+        observations, source, complete_until = await self._observe(subject, question)
+        refuse_long_series(max((len(arm.slots) for arm in observations.arms.values()), default=0))
+        return answer(experiment, question, observations, Provenance(source, complete_until, self._clock()))
+
+    async def _observe(self, subject: Subject, question: Question) -> tuple[Observations, Source, datetime]:
+        """Ask the store that is chosen; where it fails, choose again knowing that."""
+        conditions = await self._conditions(question)
+        while True:
+            decision = choose(question.source, conditions)
+            log.info(
+                "results.routed",
+                experiment_id=subject.experiment_id,
+                source=decision.source.value,
+                reason=decision.reason.value,
+            )
+            try:
+                observations, complete_until = await self._observe_from(decision, conditions, subject, question)
+            except StoreUnavailable:
+                conditions = replace(conditions, store_up=False)
+            except ClickHouseUnavailable:
+                conditions = replace(conditions, history_up=False)
+            except ClickHouseRefused as error:
+                log.error("results.history_refused", code=error.code, exc_info=error)  # noqa: TRY400  # A bug.
+                conditions = replace(conditions, history_up=False)
+            except TailTooLarge:
+                conditions = replace(conditions, tail_fits=False)
+            else:
+                return observations, decision.source, complete_until
+
+    async def _conditions(self, question: Question) -> Conditions:
+        if self._cold is None or question.source is SourceChoice.HOT:
+            return Conditions(history_up=False, watermark=None)
+        try:
+            return Conditions(history_up=True, watermark=await self._watermark())
+        except (ClickHouseUnavailable, ClickHouseRefused, StoreUnavailable) as error:
+            log.warning("results.watermark_unknown", error=str(error) or type(error).__name__)
+            return Conditions(history_up=False, watermark=None)
+
+    async def _observe_from(
+        self, decision: Decision, conditions: Conditions, subject: Subject, question: Question
+    ) -> tuple[Observations, datetime]:
+        if decision.source is Source.HOT or self._cold is None or conditions.watermark is None:
+            return await self._hot.observe(subject, question, most_slots=_MOST_SLOTS)
+        if decision.source is Source.COLD:
+            watermark = conditions.watermark
+            seen = await self._cold.observe(subject, question, watermark, most_slots=_MOST_SLOTS)
+            return seen, watermark
+        tail, now = await self._hot.tail(subject, question, conditions.watermark)
+        seen = await self._cold.observe(subject, question, conditions.watermark, most_slots=_MOST_SLOTS, tail=tail)
+        return seen, now
+
+
+def _covers(results: Results, freshness: Freshness) -> bool:
+    """Tell whether an answer holds all the rows that its cache key speaks of; a cold one may not."""
+    return freshness.newest is None or results.metadata.complete_until > freshness.newest
