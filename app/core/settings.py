@@ -117,7 +117,7 @@ class AssignmentSettings(_Group):
 
     bucket_size: int = Field(default=10_000, validation_alias="ASSIGNMENT_BUCKET_SIZE")
     cache_ttl_s: Annotated[int, Field(ge=1)] = Field(default=604_800, validation_alias="ASSIGNMENT_CACHE_TTL")
-    memory_entries: Annotated[int, Field(ge=0)] = Field(default=1_000_000, validation_alias="ASSIGNMENT_MEMORY_ENTRIES")
+    memory_entries: Annotated[int, Field(ge=0)] = Field(default=200_000, validation_alias="ASSIGNMENT_MEMORY_ENTRIES")
 
     @field_validator("bucket_size")
     @classmethod
