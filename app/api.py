@@ -6,5 +6,6 @@ from app.access.router import router as access
 from app.assignments.router import router as assignments
 from app.events.router import router as events
 from app.experiments.router import router as experiments
+from app.results.router import router as results
 
-ROUTERS: tuple[APIRouter, ...] = (experiments, assignments, events, access)
+ROUTERS: tuple[APIRouter, ...] = (experiments, assignments, events, results, access)

@@ -28,6 +28,7 @@ from app.core.routes import API_PREFIX
 from app.core.settings import Settings
 from app.events.schemas import EventIn
 from app.lane import FastLane
+from app.pipeline import schema
 from app.services import Resources, build_services
 
 VERSION = "0.1.0"
@@ -47,6 +48,7 @@ def create_app(settings: Settings, *, connect_clickhouse: Callable[..., Client] 
     @asynccontextmanager
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
         resources = await _open_resources(settings, metrics, connect_clickhouse)
+        await schema.migrate(resources.clickhouse)
         services = await build_services(resources, settings)
         await services.start()
         api.state.services = services

@@ -24,6 +24,8 @@ from app.core.settings import Settings
 from app.events.service import EventService
 from app.experiments.registry import ExperimentRegistry
 from app.experiments.service import ExperimentService
+from app.pipeline.service import Pipeline
+from app.results.service import ResultsService
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +56,19 @@ class Services:
     experiments: ExperimentService
     assignments: AssignmentService
     events: EventService
+    pipeline: Pipeline
+    results: ResultsService
 
     async def start(self) -> None:
         await self.projects.load()
         await self.changes.start()
+        await self.pipeline.start()
 
     async def stop(self) -> None:
-        """Finish writes that are under way, then stop following changes."""
+        """Finish writes that are under way, bring them to ClickHouse, then stop following changes."""
         await self.assignments.stop()
         await self.events.stop()
+        await self.pipeline.stop()
         await self.changes.stop()
 
 
@@ -84,12 +90,14 @@ async def build_services(resources: Resources, settings: Settings) -> Services:
         secret_key=settings.server.secret_key.get_secret_value(),
         bootstrap_tokens=[token.get_secret_value() for token in settings.server.bearer_tokens],
     )
+    pipeline = Pipeline(database, resources.clickhouse, settings, metrics, clock=clock)
+    namespace = f"exp:{installation_id}"
     limits = settings.rate_limit
     return Services(
         gate=Gate(
             authenticator=authenticator,
             projects=projects,
-            limiter=RateLimiter(redis, namespace=f"exp:{installation_id}", enabled=limits.enabled),
+            limiter=RateLimiter(redis, namespace=namespace, enabled=limits.enabled),
             management=Limit("management", limits.requests, limits.period_s),
             traffic=Limit("traffic", limits.traffic_requests, limits.traffic_period_s),
         ),
@@ -111,6 +119,17 @@ async def build_services(resources: Resources, settings: Settings) -> Services:
             metrics=metrics,
         ),
         events=EventService(database=database, metrics=metrics),
+        pipeline=pipeline,
+        results=ResultsService(
+            database=database,
+            clickhouse=resources.clickhouse,
+            registry=registry,
+            watermark=pipeline.watermark,
+            redis=redis,
+            metrics=metrics,
+            clock=clock,
+            namespace=namespace,
+        ),
     )
 
 

@@ -209,6 +209,7 @@ class EmbeddedPostgres:
                 "C.UTF-8",
             ),
             *("--data-checksums", "--no-instructions"),
+            *(["--no-sync"] if self._options["fsync"] == "off" else []),
         ]
         initdb = task(self._program(port=0), "initdb", arguments, folder=cluster.parent)
         run_to_end(initdb, within_s=INITDB_WITHIN_S)

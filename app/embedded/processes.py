@@ -15,7 +15,7 @@ from app.embedded.errors import EmbeddedError
 POLL_S = 0.02
 
 # For processes whose parent has died: there is nobody left to end them in good order.
-ORPHAN_FAREWELL = ((signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
+ORPHAN_FAREWELL = ((signal.SIGQUIT, 2.0), (signal.SIGKILL, 5.0))
 
 
 def end_leftovers(program: Program) -> None:

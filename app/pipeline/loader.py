@@ -6,8 +6,9 @@ because every table is a ReplacingMergeTree whose key ends in the row's identity
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import msgspec
@@ -58,8 +59,8 @@ class Loader:
         self._metrics = metrics
         self._clock = clock
 
-    async def load(self, messages: Sequence[Message]) -> Loaded:
-        """Store every message that can be used, and the others as dead letters.
+    async def load(self, messages: Iterable[Message]) -> Loaded:
+        """Store every message that can be used, and the others as dead letters; they are taken little by little.
 
         Raises:
             ClickHouseUnavailable: it cannot be reached; load the batch again later.
@@ -114,11 +115,12 @@ class Loader:
         return Loaded(rows, dead)
 
 
-async def _sort(messages: Sequence[Message]) -> tuple[dict[str, list[_Usable]], list[_DeadLetter]]:
+async def _sort(messages: Iterable[Message]) -> tuple[dict[str, list[_Usable]], list[_DeadLetter]]:
     usable: dict[str, list[_Usable]] = defaultdict(list)
     dead: list[_DeadLetter] = []
-    for start in range(0, len(messages), _TURN_MESSAGES):
-        for message in messages[start : start + _TURN_MESSAGES]:
+    remaining = iter(messages)
+    while turn := list(islice(remaining, _TURN_MESSAGES)):
+        for message in turn:
             try:
                 row = transform(message.aggregatetype, message.type, message.payload)
             except Poison as poison:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import asyncpg
@@ -39,10 +39,14 @@ _TARGET = (
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Messages in the outbox's order, and the position of the last one."""
+    """Rows in the outbox's order, and the position of the last one."""
 
-    messages: Sequence[Message]
+    rows: Sequence[asyncpg.Record]
     end: Position
+
+    def messages(self) -> Iterator[Message]:
+        """Make the messages one by one, so that the loader decides when the event loop gets its turn."""
+        return (Message(row["id"], row["aggregatetype"], row["type"], row["payload"]) for row in self.rows)
 
 
 class Relay:
@@ -88,8 +92,8 @@ class Relay:
         """Relay on this connection until stopped."""
         positions = Positions(self._clickhouse, await relay_name(connection), clock=self._clock)
         batch = await self._read(connection, await positions.get())
-        while batch.messages or not self._stopping.is_set():
-            if len(batch.messages) == self._batch_rows:
+        while batch.rows or not self._stopping.is_set():
+            if len(batch.rows) == self._batch_rows:
                 # There is more: PostgreSQL reads while ClickHouse writes.
                 _, batch = await asyncio.gather(self._load(batch, positions), self._read(connection, batch.end))
             else:
@@ -100,15 +104,12 @@ class Relay:
 
     async def _read(self, connection: asyncpg.Connection, after: Position) -> _Batch:
         rows = await connection.fetch(_READ, str(after.xid), after.seq, self._batch_rows)
-        if not rows:
-            return _Batch([], after)
-        messages = [Message(row["id"], row["aggregatetype"], row["type"], row["payload"]) for row in rows]
-        return _Batch(messages, Position(rows[-1]["xid"], rows[-1]["seq"]))
+        return _Batch(rows, Position(rows[-1]["xid"], rows[-1]["seq"]) if rows else after)
 
     async def _load(self, batch: _Batch, positions: Positions) -> None:
         """Load first, move on second: a crash in between repeats the batch instead of losing it."""
-        if batch.messages:
-            await self._loader.load(batch.messages)
+        if batch.rows:
+            await self._loader.load(batch.messages())
             await positions.put(batch.end)
 
     async def _idle(self) -> None:

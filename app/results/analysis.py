@@ -214,7 +214,7 @@ def _metadata(question: Question, provenance: Provenance, *, total_users: int) -
         min_sample=question.min_sample,
         include_ci=question.include_ci,
         include_overrides=question.include_overrides,
-        context=dict(question.context),
+        context={wanted.name: wanted.value for wanted in question.context},
         total_users=total_users,
         source=provenance.source,
         complete_until=provenance.complete_until,

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.db import Database
+from app.results.errors import TailTooLarge
 from app.results.observed import P95, observations_of
-from app.results.values import Observations, Question, Subject
+from app.results.values import Observations, Question, Subject, Tail
 
 # A statement of this kind needs memory for a hash of all users; the plan must not depend on statistics that a
 # bulk load has left behind: every join here is one of equality over many rows, for which hashing is right, and
@@ -48,10 +49,19 @@ _AND_WITH_OVERRIDES = """
 _EXPOSED_TAIL = """
     ) AS entered WHERE CAST(:until AS timestamptz) IS NULL OR entered.exposed_at < CAST(:until AS timestamptz)
 )"""
-# Objects and lists have no one text, so only strings, numbers and booleans are compared.
+# Strings and booleans compare as text, numbers by value; objects and lists have no one text and match nothing. What
+# no double holds is left out first, because casting it would be an error.
 _HAS_CONTEXT = """
-          AND stored.context ->> CAST(:context_name_{index} AS text) = CAST(:context_value_{index} AS text)
-          AND jsonb_typeof(stored.context -> CAST(:context_name_{index} AS text)) IN ('string', 'number', 'boolean')"""
+          AND CASE jsonb_typeof(stored.context -> CAST(:context_name_{index} AS text))
+            WHEN 'string' THEN stored.context ->> :context_name_{index} = CAST(:context_value_{index} AS text)
+            WHEN 'boolean' THEN stored.context ->> :context_name_{index} = CAST(:context_value_{index} AS text)
+            WHEN 'number' THEN CASE
+              WHEN CAST(stored.context ->> :context_name_{index} AS numeric) = 0 THEN
+                CAST(:context_number_{index} AS float8) = 0
+              WHEN abs(CAST(stored.context ->> :context_name_{index} AS numeric)) BETWEEN 1e-300 AND 1e300 THEN
+                CAST(stored.context ->> :context_name_{index} AS float8) = CAST(:context_number_{index} AS float8)
+            END
+          END"""
 _COUNTED = """, counted AS MATERIALIZED (
     SELECT exposed.variant_id, exposed.unit, happened.event_type, happened.value,
         date_bin(CAST(:width AS interval), happened.ts, 'epoch'::timestamptz) AS bucket
@@ -121,6 +131,27 @@ SELECT 'p95', variant_id, NULL, NULL, NULL, NULL, NULL, valued, NULL, NULL, NULL
     CAST(rank - {P95[0]} * (valued - 1) / {P95[1]} AS int), value
 FROM ranked WHERE rank IN ({P95[0]} * (valued - 1) / {P95[1]}, {P95[0]} * (valued - 1) / {P95[1]} + 1)"""
 
+_TAIL_EXPOSURES = text(
+    "SELECT CAST(json_build_object('user_id', user_id, 'variant_id', variant_id, 'exposed_at', assigned_at,"
+    " 'context', coalesce(CAST(context AS text), '{}')) AS text) AS line FROM assignments"
+    " WHERE experiment_id = :experiment_id AND ingested_at >= :watermark LIMIT :most_rows"
+)
+_TAIL_OVERRIDES = text(
+    "SELECT CAST(json_build_object('user_id', user_id, 'variant_id', variant_id, 'exposed_at', exposed_at) AS text)"
+    " AS line FROM overrides WHERE experiment_id = :experiment_id AND NOT removed LIMIT :most_rows"
+)
+_TAIL_EVENTS = text(
+    "SELECT CAST(json_build_object('user_id', user_id, 'event_type', event_type, 'ts', ts, 'value', value) AS text)"
+    " AS line FROM events WHERE ingested_at >= :watermark AND project_id = :project_id"
+    " AND (experiment_id IS NULL OR experiment_id = :experiment_id)"
+    " AND (CAST(:event_types AS text[]) IS NULL OR event_type = ANY (CAST(:event_types AS text[])))"
+    " LIMIT :most_rows"
+)
+_ONE_SNAPSHOT = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+_NOW = text("SELECT clock_timestamp()")
+# What travels with a query in about a second.
+_MOST_TAIL_ROWS = 200_000
+
 # One bucket for all exposures where their times do not matter.
 _FOREVER = timedelta(days=10_000_000)
 
@@ -145,6 +176,37 @@ class HotStore:
             now = await _prepare(connection)
             rows = (await connection.execute(text(sql), parameters)).mappings().all()
         return observations_of(rows, with_series=question.with_series), now
+
+    async def tail(self, subject: Subject, question: Question, watermark: datetime) -> tuple[Tail, datetime]:
+        """Return the rows that the history may lack, and the moment by PostgreSQL's clock that they reach to.
+
+        Raises:
+            StoreUnavailable: PostgreSQL cannot be reached.
+            TailTooLarge: they are too many to travel with a query.
+        """
+        parameters = {
+            "experiment_id": subject.experiment_id,
+            "watermark": watermark,
+            "most_rows": _MOST_TAIL_ROWS + 1,
+        }
+        events = {"project_id": subject.project_id, "event_types": list(question.event_types) or None}
+        async with self._database.read() as connection:
+            await connection.execute(_ONE_SNAPSHOT)
+            now: datetime = (await connection.execute(_NOW)).scalar_one()
+            tail = Tail(
+                exposures=await _lines(connection, _TAIL_EXPOSURES, parameters),
+                overrides=await _lines(
+                    connection, _TAIL_OVERRIDES, {k: v for k, v in parameters.items() if k != "watermark"}
+                ),
+                events=await _lines(connection, _TAIL_EVENTS, parameters | events),
+            )
+        if max(len(tail.exposures), len(tail.overrides), len(tail.events)) > _MOST_TAIL_ROWS:
+            raise TailTooLarge
+        return tail, now
+
+
+async def _lines(connection: AsyncConnection, statement: TextClause, parameters: Mapping[str, Any]) -> list[bytes]:
+    return [line.encode() for line in (await connection.execute(statement, parameters)).scalars()]
 
 
 async def _prepare(connection: AsyncConnection) -> datetime:
@@ -178,7 +240,13 @@ def statement_for(subject: Subject, question: Question, *, most_slots: int) -> t
     }
     if question.with_series:
         parameters["most_slots"] = most_slots
-    for index, (name, value) in enumerate(question.context):
-        parameters[f"context_name_{index}"] = name
-        parameters[f"context_value_{index}"] = value
-    return "".join(parts), parameters
+    return "".join(parts), parameters | _context_parameters(question)
+
+
+def _context_parameters(question: Question) -> dict[str, Any]:
+    parameters: dict[str, Any] = {}
+    for index, wanted in enumerate(question.context):
+        parameters[f"context_name_{index}"] = wanted.name
+        parameters[f"context_value_{index}"] = wanted.value
+        parameters[f"context_number_{index}"] = wanted.number
+    return parameters

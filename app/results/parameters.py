@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, StringConstraints, WithJso
 
 from app.core.errors import Invalid
 from app.core.text import refuse_control_characters
-from app.results.values import DEFAULT_METRICS, Granularity, Metric, Question, SourceChoice
+from app.results.values import DEFAULT_METRICS, ContextFilter, Granularity, Metric, Question, SourceChoice
 
 CONTEXT_PREFIX = "context."
 
@@ -103,7 +103,7 @@ def question_of(  # noqa: PLR0917  # FastAPI fills them in by name.
     )
 
 
-def _context_of(request: Request) -> tuple[tuple[str, str], ...]:
+def _context_of(request: Request) -> tuple[ContextFilter, ...]:
     given = [
         (name.removeprefix(CONTEXT_PREFIX), value)
         for name, value in request.query_params.multi_items()
@@ -118,7 +118,7 @@ def _context_of(request: Request) -> tuple[tuple[str, str], ...]:
             raise Invalid.field(CONTEXT_PREFIX + name, str(error)) from error
         if any(name == earlier for earlier, _ in given[:index]):
             raise Invalid.field(CONTEXT_PREFIX + name, "give each name once")
-    return tuple(given)
+    return tuple(ContextFilter(name, value) for name, value in given)
 
 
 def _check_context(name: str, value: str) -> None:

@@ -13,7 +13,7 @@ from app.core.metrics import Metrics
 from app.core.redis import RedisAid
 from app.experiments.registry import ExperimentRegistry
 from app.experiments.values import Experiment
-from app.results.analysis import MOST_SERIES_ENTRIES, Provenance, answer, refuse_long_series
+from app.results.analysis import MOST_SERIES_ENTRIES, Provenance, answer
 from app.results.answer import Results
 from app.results.cache import Freshness, ResultsCache
 from app.results.cold import ColdStore
@@ -92,7 +92,6 @@ class ResultsService:
     async def _compute(self, experiment: Experiment, question: Question) -> Results:
         subject = Subject(experiment.project_id, experiment.id)
         observations, source, complete_until = await self._observe(subject, question)
-        refuse_long_series(max((len(arm.slots) for arm in observations.arms.values()), default=0))
         return answer(experiment, question, observations, Provenance(source, complete_until, self._clock()))
 
     async def _observe(self, subject: Subject, question: Question) -> tuple[Observations, Source, datetime]:

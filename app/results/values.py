@@ -1,6 +1,7 @@
 """The question that a caller asks of an experiment, what both stores observe for it, and the answer."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -53,8 +54,28 @@ class Source(StrEnum):
     BOTH = "both"
 
 
+_JSON_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
+# Numbers of other sizes are not looked for, so that no store meets one beyond its range.
+_SMALLEST_NUMBER, _LARGEST_NUMBER = 1e-300, 1e300
+
 DEFAULT_METRICS = (Metric.CONVERSION_RATE, Metric.UNIQUE_USERS)
 _METRICS_OF_SUMS = frozenset({Metric.AVG_VALUE, Metric.VALUE_PER_USER})
+
+
+@dataclass(frozen=True, slots=True)
+class ContextFilter:
+    """Keeps exposed users whose stored context has this value under this name."""
+
+    name: str
+    value: str
+
+    @property
+    def number(self) -> float | None:
+        """Return the value as the number that it may be in the stored context, `None` if it is not one."""
+        if not _JSON_NUMBER.fullmatch(self.value):
+            return None
+        number = float(self.value)
+        return number if _SMALLEST_NUMBER <= abs(number) <= _LARGEST_NUMBER or number == 0 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +93,7 @@ class Question:
     include_overrides: bool = False
     source: SourceChoice = SourceChoice.AUTO
     fresh: bool = False
-    context: tuple[tuple[str, str], ...] = ()
+    context: tuple[ContextFilter, ...] = ()
     # Without the time series the answer is a summary, cheaper to make and cached more briefly.
     with_series: bool = True
 
@@ -163,3 +184,12 @@ class Observations:
 
 
 _NOTHING = ArmObservations()
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """PostgreSQL's rows from the watermark on, as JSON lines; of the overrides all that are in force."""
+
+    exposures: Sequence[bytes]
+    overrides: Sequence[bytes]
+    events: Sequence[bytes]

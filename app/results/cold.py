@@ -1,0 +1,271 @@
+"""What ClickHouse observes: the history below a watermark, alone or together with PostgreSQL's rows above it.
+
+What counts is defined here and, in the same words, in `hot`; a property test holds the two equal to the last bit.
+A history row ingested at or after the watermark is never read, so no row is counted on both sides, and a user seen on
+both sides is one user, because the rows of both sides are joined before anything is counted.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from app.core.clickhouse import ClickHouse, SentRows
+from app.results.observed import P95, observations_of
+from app.results.values import Observations, Question, Subject, Tail
+
+# Copies of a redelivered row carry the same ingestion time, so they never lie in different partitions.
+_SETTINGS: Mapping[str, Any] = {
+    "do_not_merge_across_partitions_select_final": 1,
+    "join_use_nulls": 0,
+    "group_by_use_nulls": 0,
+    # `sum(events) AS events` must not change what `events` means elsewhere in the same query.
+    "prefer_column_name_to_alias": 1,
+    "force_grouping_standard_compatibility": 1,
+    "precise_float_parsing": 1,
+}
+
+# The range of DateTime64; a moment outside would wrap around.
+_EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
+_LATEST = datetime(2299, 12, 31, tzinfo=UTC)
+
+_TAIL_EXPOSURES = "results_tail_exposures"
+_TAIL_OVERRIDES = "results_tail_overrides"
+_TAIL_EVENTS = "results_tail_events"
+_TAIL_STRUCTURES = {
+    _TAIL_EXPOSURES: "user_id String, variant_id Int64, exposed_at DateTime64(6, 'UTC'), context String",
+    _TAIL_OVERRIDES: "user_id String, variant_id Int64, exposed_at DateTime64(6, 'UTC')",
+    _TAIL_EVENTS: (
+        "user_id String, event_type LowCardinality(String), ts DateTime64(6, 'UTC'), value Nullable(Float64)"
+    ),
+}
+
+_STORED = """
+WITH stored AS (
+    SELECT user_id, variant_id, exposed_at, context FROM exposures FINAL
+    WHERE experiment_id = {experiment_id:Int64} AND ingested_at < {watermark:DateTime64(6, 'UTC')}"""
+_AND_STORED_TAIL = f"""
+    UNION ALL SELECT user_id, variant_id, exposed_at, context FROM {_TAIL_EXPOSURES}"""
+# The newest state below the watermark; without FINAL, which would take the newest of all and hide that one.
+_OVERRIDDEN = """
+), overridden AS (
+    SELECT user_id, argMax(overrides.variant_id, epoch) AS variant_id, argMax(overrides.exposed_at, epoch) AS exposed_at
+    FROM overrides WHERE experiment_id = {experiment_id:Int64} AND ingested_at < {watermark:DateTime64(6, 'UTC')}
+    GROUP BY user_id HAVING NOT argMax(removed, epoch)"""
+_OVERRIDDEN_BY_TAIL = f"""
+), overridden AS (
+    SELECT user_id, variant_id, exposed_at FROM {_TAIL_OVERRIDES}"""
+# Users get a number, because grouping by numbers is far cheaper than grouping by text.
+_EXPOSED_BY_PLAN = """
+), exposed AS (
+    SELECT rowNumberInAllBlocks() AS unit, user_id, variant_id, exposed_at, planned FROM (
+        SELECT user_id, variant_id, exposed_at, 1 AS planned FROM stored
+        WHERE user_id NOT IN (SELECT user_id FROM overridden)"""
+_AND_WITH_OVERRIDES = """
+        UNION ALL
+        SELECT user_id, variant_id, exposed_at, 0 AS planned FROM overridden WHERE true"""
+_WITH_CONTEXT_HEAD = """ AND user_id IN (SELECT user_id FROM stored WHERE true"""
+# Strings and booleans compare as text, numbers by value; objects and lists have no one text and match nothing.
+_HAS_CONTEXT = """
+          AND multiIf(
+            JSONType(context, {{context_name_{index}:String}}) IN ('String', 'Bool'),
+            JSONExtractString(context, {{context_name_{index}:String}}) = {{context_value_{index}:String}},
+            JSONType(context, {{context_name_{index}:String}}) IN ('Int64', 'UInt64', 'Double'),
+            JSONExtractFloat(context, {{context_name_{index}:String}}) = {{context_number_{index}:Nullable(Float64)}},
+            false)"""
+_EXPOSED_TAIL = """
+    ) WHERE true"""
+_EXPOSED_BEFORE_END = """ AND exposed_at < {until:DateTime64(6, 'UTC')}"""
+_CONDITIONS = """ WHERE project_id = {project_id:Int64}
+      AND (experiment_id IS NULL OR experiment_id = {experiment_id:Int64})
+      AND ingested_at < {watermark:DateTime64(6, 'UTC')}"""
+_SINCE = """ AND ts >= {since:DateTime64(6, 'UTC')}"""
+_UNTIL = """ AND ts < {until:DateTime64(6, 'UTC')}"""
+_OF_TYPES = """ AND event_type IN ({event_types:Array(String)})"""
+# A bucket is the largest multiple of its width that is not above the moment, also before 1970.
+_COUNTED_HEAD = """
+), counted AS (
+    SELECT exposed.variant_id AS variant_id, exposed.unit AS unit, happened.event_type AS event_type,
+        happened.value AS value,
+        toUnixTimestamp64Micro(happened.ts) - positiveModulo(toUnixTimestamp64Micro(happened.ts), {width_us:Int64})
+            AS bucket_us
+    FROM (
+        SELECT user_id, event_type, ts, value FROM events FINAL"""
+# Copies of a redelivered row do not move a maximum.
+_COUNTED_WITH_COPIES_HEAD = """
+), counted_with_copies AS (
+    SELECT happened.value AS value
+    FROM (
+        SELECT user_id, ts, value FROM events"""
+_AND_EVENTS_TAIL = f"""
+        UNION ALL SELECT user_id, event_type, ts, value FROM {_TAIL_EVENTS} WHERE true"""
+_AND_VALUES_TAIL = f"""
+        UNION ALL SELECT user_id, ts, value FROM {_TAIL_EVENTS} WHERE true"""
+_WITH_VALUE = """ AND value IS NOT NULL"""
+_COUNTED_TAIL = """
+    ) AS happened INNER JOIN exposed ON happened.user_id = exposed.user_id
+    WHERE happened.ts >= exposed.exposed_at"""
+# The exponent field of a double is read from its bits: no logarithm rounds as reliably. Two factors, because one
+# power of two may be beyond a double's range where their product applied one by one is not.
+_SCALE = """
+), (
+    SELECT 1084 - toInt32(bitAnd(bitShiftRight(reinterpretAsUInt64(coalesce(max(abs(value)), 0.)), 52), 2047))
+    FROM counted_with_copies
+) AS scale, per_slot AS (
+    SELECT variant_id, unit, event_type, bucket_us, count() AS events, count(value) AS valued,
+        sum(toInt128(coalesce(toInt64(roundBankers(
+            value * exp2(intDiv(scale, 2)) * exp2(scale - intDiv(scale, 2)))), 0))) AS total
+    FROM counted GROUP BY variant_id, unit, event_type, bucket_us"""
+_NO_SCALE = """
+), 0 AS scale, per_slot AS (
+    SELECT variant_id, unit, event_type, bucket_us, count() AS events, 0 AS valued, toInt128(0) AS total
+    FROM counted GROUP BY variant_id, unit, event_type, bucket_us"""
+# Once by user, for the metrics, and once by bucket, for the time series, in the same pass.
+_PER_USER_AND_BUCKET = """
+), per_user_and_bucket AS (
+    SELECT variant_id, unit, event_type, bucket_us, grouping(unit) = 0 AS of_user,
+        count() AS users, sum(events) AS events, sum(valued) AS valued, sum(total) AS total
+    FROM per_slot GROUP BY GROUPING SETS ((variant_id, unit), (variant_id, event_type, bucket_us))"""
+_PER_USER = """
+), per_user_and_bucket AS (
+    SELECT variant_id, unit, '' AS event_type, toInt64(0) AS bucket_us, true AS of_user,
+        count() AS users, sum(events) AS events, sum(valued) AS valued, sum(total) AS total
+    FROM per_slot GROUP BY variant_id, unit"""
+_ANSWER = """
+)
+SELECT * FROM (
+    SELECT 'entry' AS kind, variant_id, '' AS event_type,
+        toUnixTimestamp64Micro(exposed_at)
+            - positiveModulo(toUnixTimestamp64Micro(exposed_at), {entry_width_us:Int64}) AS bucket_us,
+        count() AS users, sum(planned) AS planned, toUInt64(0) AS events, toUInt64(0) AS valued,
+        toUInt256(0) AS valued_squares, toInt256(0) AS total, toInt256(0) AS total_squares, toInt256(0) AS products,
+        0 AS exponent, 0 AS position, 0. AS value
+    FROM exposed GROUP BY variant_id, bucket_us
+    UNION ALL
+    SELECT if(of_user, 'arm', 'slot') AS kind, variant_id, event_type, bucket_us,
+        if(of_user, count(), any(users)) AS users, 0 AS planned, sum(events) AS events, sum(valued) AS valued,
+        sum(toUInt256(valued) * toUInt256(valued)) AS valued_squares, sum(toInt256(total)) AS total,
+        sum(toInt256(total) * toInt256(total)) AS total_squares, sum(toInt256(total) * toInt256(valued)) AS products,
+        scale AS exponent, 0 AS position, 0. AS value
+    FROM per_user_and_bucket GROUP BY of_user, variant_id, event_type, bucket_us
+    LIMIT {most_slots:UInt64} BY of_user"""
+_P95_ANSWER = f"""
+    UNION ALL
+    SELECT 'p95' AS kind, variant_id, '' AS event_type, toInt64(0) AS bucket_us, toUInt64(0) AS users, 0 AS planned,
+        toUInt64(0) AS events, length(sorted) AS valued, toUInt256(0) AS valued_squares, toInt256(0) AS total,
+        toInt256(0) AS total_squares, toInt256(0) AS products, 0 AS exponent,
+        arrayJoin(if(rank + 1 < valued, [0, 1], [0])) AS position,
+        sorted[rank + 1 + position] AS value
+    FROM (
+        SELECT variant_id, arraySort(groupArray(assumeNotNull(value))) AS sorted,
+            intDiv({P95[0]} * (length(sorted) - 1), {P95[1]}) AS rank
+        FROM counted WHERE value IS NOT NULL GROUP BY variant_id
+    )"""
+_END = """
+)"""
+
+_FOREVER_US = 2**62
+
+
+class ColdStore:
+    """ClickHouse as a source of observations."""
+
+    def __init__(self, clickhouse: ClickHouse) -> None:
+        self._clickhouse = clickhouse
+
+    async def observe(
+        self,
+        subject: Subject,
+        question: Question,
+        watermark: datetime,
+        *,
+        most_slots: int,
+        tail: Tail | None = None,
+    ) -> Observations:
+        """Return what counts for the question among the rows below the watermark and those of `tail`.
+
+        At most `most_slots` entries of the time series are returned, in no order; as many as that mean there may
+        be more.
+
+        Raises:
+            ClickHouseUnavailable: it cannot be reached.
+            ClickHouseRefused: the history's tables are not there, or not as expected.
+        """
+        sql, parameters = statement_for(subject, question, watermark, most_slots=most_slots, with_tail=tail is not None)
+        rows = await self._clickhouse.rows(
+            sql, parameters, settings=_SETTINGS, tables=None if tail is None else _tables(tail)
+        )
+        return observations_of(rows, with_series=question.with_series)
+
+
+def _tables(tail: Tail) -> Mapping[str, SentRows]:
+    lines = {_TAIL_EXPOSURES: tail.exposures, _TAIL_OVERRIDES: tail.overrides, _TAIL_EVENTS: tail.events}
+    return {name: SentRows(structure, lines[name]) for name, structure in _TAIL_STRUCTURES.items()}
+
+
+def statement_for(
+    subject: Subject, question: Question, watermark: datetime, *, most_slots: int, with_tail: bool
+) -> tuple[str, Mapping[str, Any]]:
+    """Put the statement together from constant parts, leaving out what the question does not need."""
+    conditions = "".join(
+        (
+            _SINCE if question.start is not None else "",
+            _UNTIL if question.end is not None else "",
+            _OF_TYPES if question.event_types else "",
+        )
+    )
+    counted = (
+        *(_COUNTED_HEAD, _CONDITIONS, conditions),
+        *((_AND_EVENTS_TAIL, conditions) if with_tail else ()),
+        _COUNTED_TAIL,
+    )
+    counted_with_copies = (
+        *(_COUNTED_WITH_COPIES_HEAD, _CONDITIONS, conditions, _WITH_VALUE),
+        *((_AND_VALUES_TAIL, conditions, _WITH_VALUE) if with_tail else ()),
+        _COUNTED_TAIL,
+    )
+    parts = (
+        *(_STORED, _AND_STORED_TAIL if with_tail else ""),
+        _OVERRIDDEN_BY_TAIL if with_tail else _OVERRIDDEN,
+        *_exposed(question),
+        *counted,
+        *((*counted_with_copies, _SCALE) if question.wants_sums else (_NO_SCALE,)),
+        _PER_USER_AND_BUCKET if question.with_series else _PER_USER,
+        _ANSWER,
+        _P95_ANSWER if question.wants_p95 else "",
+        _END,
+    )
+    return "".join(parts), _parameters(subject, question, watermark, most_slots=most_slots)
+
+
+def _exposed(question: Question) -> tuple[str, ...]:
+    context = "".join(_HAS_CONTEXT.format(index=index) for index in range(len(question.context)))
+    in_context = (_WITH_CONTEXT_HEAD, context, ")") if context else ()
+    return (
+        *(_EXPOSED_BY_PLAN, context),
+        *((_AND_WITH_OVERRIDES, *in_context) if question.include_overrides else ()),
+        _EXPOSED_TAIL,
+        _EXPOSED_BEFORE_END if question.end is not None else "",
+    )
+
+
+def _parameters(subject: Subject, question: Question, watermark: datetime, *, most_slots: int) -> Mapping[str, Any]:
+    width_us = question.granularity.width // timedelta(microseconds=1)
+    parameters: dict[str, Any] = {
+        "project_id": subject.project_id,
+        "experiment_id": subject.experiment_id,
+        "watermark": watermark,
+        "width_us": width_us,
+        "entry_width_us": width_us if question.with_series else _FOREVER_US,
+        "most_slots": most_slots,
+    }
+    if question.start is not None:
+        parameters["since"] = min(max(question.start, _EARLIEST), _LATEST)
+    if question.end is not None:
+        parameters["until"] = min(max(question.end, _EARLIEST), _LATEST)
+    if question.event_types:
+        parameters["event_types"] = list(question.event_types)
+    for index, wanted in enumerate(question.context):
+        parameters[f"context_name_{index}"] = wanted.name
+        parameters[f"context_value_{index}"] = wanted.value
+        parameters[f"context_number_{index}"] = wanted.number
+    return parameters
