@@ -119,8 +119,21 @@ class TokenRepository:
         return _token(row)
 
 
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """Who did what to which subject, and under which request."""
+
+    id: int
+    at: datetime
+    actor: str
+    action: str
+    subject: str
+    request_id: str
+    details: Mapping[str, Any]
+
+
 class AuditRepository:
-    """Appends to the audit log."""
+    """Appends to the audit log, and reads it."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
@@ -146,6 +159,20 @@ class AuditRepository:
                 details=dict(details or {}),
             )
         )
+
+    async def list_(self, project_id: int | None, subject: str | None, page: PageRequest) -> list[AuditEntry]:
+        """Return up to `limit + 1` entries of a project, or of all when `project_id` is `None`, newest first."""
+        statement = select(audit_log).order_by(audit_log.c.id.desc()).limit(page.limit + 1)
+        if project_id is not None:
+            statement = statement.where(audit_log.c.project_id == project_id)
+        if subject is not None:
+            statement = statement.where(audit_log.c.subject == subject)
+        if (after := page.after_id()) is not None:
+            statement = statement.where(audit_log.c.id < after)
+        return [
+            AuditEntry(row.id, row.at, row.actor, row.action, row.subject, row.request_id, row.details)
+            for row in await self._connection.execute(statement)
+        ]
 
 
 _TOKENS = select(api_tokens, projects.c.key.label("project_key")).select_from(

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import Path, Response
+from fastapi import Path, Query, Response
 
 from app.access.caller import CurrentCaller
 from app.access.errors import (
@@ -14,7 +14,17 @@ from app.access.errors import (
     WrongProject,
 )
 from app.access.guard import requires
-from app.access.schemas import NewTokenOut, ProjectIn, ProjectList, ProjectOut, TokenIn, TokenList, TokenOut
+from app.access.schemas import (
+    AuditEntryOut,
+    AuditList,
+    NewTokenOut,
+    ProjectIn,
+    ProjectList,
+    ProjectOut,
+    TokenIn,
+    TokenList,
+    TokenOut,
+)
 from app.access.scopes import Scope
 from app.access.wiring import Access
 from app.core import routes
@@ -86,3 +96,17 @@ async def list_projects(caller: CurrentCaller, access: Access) -> ProjectList:
     """List the projects that the token may act in."""
     projects = await access.list_projects(caller)
     return ProjectList(items=[ProjectOut.of(project) for project in projects], next_cursor=None)
+
+
+@router.get("/audit", dependencies=[requires(Scope.ADMIN)], responses=documented(*GUARDED))
+async def list_audit(
+    caller: CurrentCaller,
+    access: Access,
+    paging: Paging,
+    subject: Annotated[
+        str | None, Query(pattern=r"^(experiment|token|project):[0-9]{1,18}$", description="As in experiment:7.")
+    ] = None,
+) -> AuditList:
+    """List who did what, newest first."""
+    page = await access.list_audit(caller, subject, paging)
+    return AuditList(items=[AuditEntryOut.of(entry) for entry in page.items], next_cursor=page.next_cursor)

@@ -1,11 +1,11 @@
 """Requests and answers about tokens and projects."""
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from app.access.repository import Project, StoredToken
+from app.access.repository import AuditEntry, Project, StoredToken
 from app.access.scopes import Scope
 from app.core.moments import Moment
 from app.core.text import refuse_control_characters
@@ -96,4 +96,33 @@ class ProjectOut(BaseModel):
 
 class ProjectList(BaseModel):
     items: list[ProjectOut]
+    next_cursor: str | None
+
+
+class AuditEntryOut(BaseModel):
+    """Who did what. `subject` is `experiment:<id>`, `token:<id>` or `project:<id>`."""
+
+    id: int
+    at: datetime
+    actor: str
+    action: str
+    subject: str
+    request_id: str
+    details: dict[str, Any]
+
+    @classmethod
+    def of(cls, entry: AuditEntry) -> "AuditEntryOut":
+        return cls(
+            id=entry.id,
+            at=entry.at,
+            actor=entry.actor,
+            action=entry.action,
+            subject=entry.subject,
+            request_id=entry.request_id,
+            details=dict(entry.details),
+        )
+
+
+class AuditList(BaseModel):
+    items: list[AuditEntryOut]
     next_cursor: str | None

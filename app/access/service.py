@@ -6,7 +6,14 @@ from datetime import datetime
 from app.access.caller import Caller
 from app.access.errors import ProjectKeyTaken, ProjectNotFound, TokenNotFound, WrongProject
 from app.access.projects import Projects
-from app.access.repository import AuditRepository, Project, ProjectRepository, StoredToken, TokenRepository
+from app.access.repository import (
+    AuditEntry,
+    AuditRepository,
+    Project,
+    ProjectRepository,
+    StoredToken,
+    TokenRepository,
+)
 from app.access.scopes import Scope
 from app.access.tokens import TOPIC, hash_of, new_secret
 from app.core.changes import Changes
@@ -133,6 +140,11 @@ class AccessService:
             projects = await ProjectRepository(connection).all()
         reach = caller.identity.project_id
         return [project for project in projects if reach is None or project.id == reach]
+
+    async def list_audit(self, caller: Caller, subject: str | None, page: PageRequest) -> Page[AuditEntry]:
+        async with self._database.read() as connection:
+            rows = await AuditRepository(connection).list_(caller.identity.project_id, subject, page)
+        return page_of(rows, page, lambda entry: entry.id)
 
     async def _reachable_project(self, caller: Caller, key: str | None) -> int | None:
         if key is None:
