@@ -5,7 +5,6 @@ import fcntl
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,17 +77,16 @@ class DataFolder:
     def keep(self, name: str, text: str) -> Path:
         """Store a short text for the next start, readable by its owner alone, wholly or not at all."""
         path = self.path / name
+        unfinished = path.with_name(f"{path.name}.unfinished")
         with explained(path):
-            descriptor, temporary = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
-            try:
-                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                    file.write(text + "\n")
-                    file.flush()
-                    os.fsync(descriptor)
-                Path(temporary).replace(path)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
+            # A leftover of a start that was killed is written anew.
+            unfinished.unlink(missing_ok=True)
+            descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text + "\n")
+                file.flush()
+                os.fsync(descriptor)
+            unfinished.replace(path)
         return path
 
     def secret(self, name: str) -> str:

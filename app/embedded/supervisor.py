@@ -169,7 +169,11 @@ def start_on_free_port(
             wanted = None
         else:
             break
-    folder.keep(kept_as, str(port))
+    try:
+        folder.keep(kept_as, str(port))
+    except EmbeddedError:
+        supervisor.stop()
+        raise
     return supervisor, port
 
 

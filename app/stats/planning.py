@@ -103,5 +103,5 @@ def sizes(n_control: float, design: Design) -> SampleSize:
 
 def detectable(absolute: float, baseline: float | None) -> DetectableEffect:
     """Return the effect, with its share of the baseline where there is one."""
-    relative = absolute / baseline if baseline is not None and baseline > 0.0 else None
-    return DetectableEffect(absolute=absolute, relative=relative)
+    relative = absolute / baseline if baseline is not None and baseline > 0.0 else math.inf
+    return DetectableEffect(absolute=absolute, relative=relative if math.isfinite(relative) else None)

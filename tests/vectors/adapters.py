@@ -39,6 +39,11 @@ _ALTERNATIVES = {
     "less": Alternative.LESS,
     "smaller": Alternative.LESS,
 }
+_DIFFERENCE_METHODS = {
+    "newcomb": proportions.DifferenceMethod.NEWCOMBE,
+    "agresti-caffo": proportions.DifferenceMethod.AGRESTI_CAFFO,
+    "score": proportions.DifferenceMethod.MIETTINEN_NURMINEN,
+}
 _DISTRIBUTIONS = {
     "welch_t": Distribution.WELCH_T,
     "t": Distribution.WELCH_T,
@@ -79,7 +84,7 @@ def difference_of_proportions(
         proportion(control),
         proportion(treatment),
         confidence=confidence,
-        method=proportions.DifferenceMethod(method.replace("-", "_")),
+        method=_DIFFERENCE_METHODS.get(method) or proportions.DifferenceMethod(method),
     )
     return {
         "difference": interval.estimate,
@@ -117,9 +122,7 @@ def k_proportion_chi_square(*, arms: Sequence[Arm]) -> Result:
     }
 
 
-def welch_t_test(
-    *, control: Arm, treatment: Arm, confidence: float = 0.95, alternative: str = "two-sided"
-) -> Result:
+def welch_t_test(*, control: Arm, treatment: Arm, confidence: float = 0.95, alternative: str = "two-sided") -> Result:
     comparison = means.welch_t_test(
         mean_sample(control),
         mean_sample(treatment),

@@ -1,4 +1,4 @@
-"""Fixtures for the embedded servers: a data folder of their own for each test, and services in other processes."""
+"""Fixtures for the embedded servers: a data folder for each test, and services in other processes."""
 
 import asyncio
 import json
@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[3]
 SERVICE = Path(__file__).with_name("embedded_service.py")
 WITHIN_S = 20.0
 
-# PostgreSQL sizes its memory for a laptop; a test needs none of it.
-SMALL = {"shared_buffers": "16MB", "max_wal_size": "128MB"}
+# No test cuts the power; and the memory of a laptop is not needed.
+QUICK = {"fsync": "off", "shared_buffers": "16MB"}
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def make_postgres(folder: DataFolder, said: list[str]) -> Iterator[Callable[...,
     made: list[EmbeddedPostgres] = []
 
     def make(in_folder: DataFolder = folder, **options: str) -> EmbeddedPostgres:
-        made.append(EmbeddedPostgres(in_folder, say=said.append, extra_options={**SMALL, **options}))
+        made.append(EmbeddedPostgres(in_folder, say=said.append, extra_options={**QUICK, **options}))
         return made[-1]
 
     yield make
@@ -55,16 +55,14 @@ def make_postgres(folder: DataFolder, said: list[str]) -> Iterator[Callable[...,
 class Service:
     """The embedded parts in a process of their own."""
 
-    def __init__(
-        self, path: Path, *parts: str, python: Sequence[str] = (sys.executable,), **popen: Any
-    ) -> None:
+    def __init__(self, path: Path, *parts: str, python: Sequence[str] = (sys.executable,), **popen: Any) -> None:
         self._process = subprocess.Popen(
             [*python, str(SERVICE), str(path), *parts],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *popen.pop("modules", [])])},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *popen.pop("modules", sys.path)])},
             cwd=ROOT,
             **popen,
         )

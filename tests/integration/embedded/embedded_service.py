@@ -1,4 +1,4 @@
-"""A service reduced to its embedded parts: it starts them, says where they are, and works until it is stopped."""
+"""A service reduced to its embedded parts: it starts them, says where they are, and works until stopped."""
 
 import contextlib
 import json
@@ -37,9 +37,9 @@ def insert_until_killed(clickhouse: EmbeddedClickHouse) -> None:
     """Say how many rows there are, then insert more, saying the number of each acknowledged one."""
     client = clickhouse.connect()
     client.command("CREATE TABLE IF NOT EXISTS numbers (n UInt64) ENGINE = ReplacingMergeTree ORDER BY n")
-    found = client.query("SELECT max(n) AS last, count() AS rows FROM numbers FINAL").first_row
-    say(json.dumps({"last": found[0], "rows": found[1]}))
-    last = int(found[0])
+    found = client.query("SELECT max(n) AS last, count() AS rows FROM numbers FINAL")
+    ((last, rows),) = found.result_rows
+    say(json.dumps({"last": last, "rows": rows}))
     while True:
         block = "\n".join(f'{{"n":{n}}}' for n in range(last + 1, last + 1 + ROWS_PER_INSERT))
         client.raw_insert("numbers", insert_block=block, fmt="JSONEachRow")

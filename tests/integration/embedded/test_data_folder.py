@@ -20,9 +20,7 @@ def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     point.mkdir()
 
     def mount(options: str) -> Path:
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", point], capture_output=True, check=False
-        )
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", point], capture_output=True, check=False)
         if done.returncode != 0:
             pytest.skip("this machine does not let root mount a file system")
         return point
@@ -55,7 +53,7 @@ def test_data_folder__closed__can_be_opened_again(folder: DataFolder) -> None:
 
 def test_data_folder__forked_worker_outlives_service__is_free(folder: DataFolder) -> None:
     worker = multiprocessing.get_context("fork").Event()
-    process = multiprocessing.get_context("fork").Process(target=worker.wait)
+    process = multiprocessing.get_context("fork").Process(target=worker.wait, daemon=True)
     process.start()
     folder.close()
 

@@ -1,12 +1,8 @@
 """Ports: the wanted one if it is free, another otherwise, and a clear word if there is none."""
 
-import os
-import shutil
 import socket
 import subprocess
 import sys
-
-import pytest
 
 from app.embedded.ports import LOOPBACK, free_port
 
@@ -24,10 +20,6 @@ def test_free_port__wanted_and_taken__is_another() -> None:
         assert free_port(taken) != taken
 
 
-@pytest.mark.skipif(
-    sys.platform != "linux" or os.geteuid() != 0 or shutil.which("prlimit") is None,
-    reason="prlimit of Linux is needed",
-)
 def test_free_port__no_descriptor_for_a_socket__says_so() -> None:
     program = """
 import resource

@@ -15,12 +15,13 @@ import psutil
 import pytest
 
 from app.embedded import launch
-from app.embedded.child import spawn
+from app.embedded.child import PortTaken, spawn
 from app.embedded.data_folder import DataFolder
 from app.embedded.errors import EmbeddedError
 from app.embedded.ports import LOOPBACK
 from app.embedded.postgres import UNFINISHED_PREFIX, EmbeddedPostgres
-from app.embedded.processes import _command_from_ps, is_program, read_pid
+from app.embedded.processes import _command_from_ps, is_alive, is_program, read_pid
+from app.embedded.supervisor import Supervisor
 
 Make = Callable[..., EmbeddedPostgres]
 Sql = Callable[[str, str], list[tuple[Any, ...]]]
@@ -37,10 +38,19 @@ def test_postgres__fresh_start__is_durable_and_the_same_everywhere(
 ) -> None:
     postgres = EmbeddedPostgres(folder, say=said.append)
     promised = {
-        **{"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "data_checksums": "on"},
-        **{"wal_level": "logical", "max_replication_slots": "10", "max_wal_senders": "10"},
-        **{"TimeZone": "UTC", "server_encoding": "UTF8", "listen_addresses": LOOPBACK, "jit": "off"},
-        **{"max_connections": "200", "shared_buffers": "256MB", "work_mem": "64MB", "max_wal_size": "2GB"},
+        "fsync": "on",
+        "synchronous_commit": "on",
+        "full_page_writes": "on",
+        "data_checksums": "on",
+        "wal_level": "logical",
+        "max_replication_slots": "10",
+        "max_wal_senders": "10",
+        "max_slot_wal_keep_size": "4GB",
+        "TimeZone": "UTC",
+        "server_encoding": "UTF8",
+        "listen_addresses": LOOPBACK,
+        "max_connections": "200",
+        "jit": "off",
     }
 
     url = postgres.start()
@@ -50,9 +60,9 @@ def test_postgres__fresh_start__is_durable_and_the_same_everywhere(
         assert urlsplit(url).path == "/experiments"
         names = ", ".join(f"current_setting('{name}')" for name in promised)
         assert sql(url, f"SELECT {names}") == [tuple(promised.values())]
-        assert sql(
-            url, "SELECT datlocprovider, datlocale FROM pg_database WHERE datname = current_database()"
-        ) == [(b"b", "C.UTF-8")]
+        assert sql(url, "SELECT datlocprovider, datlocale FROM pg_database WHERE datname = current_database()") == [
+            (b"b", "C.UTF-8")
+        ]
         assert sql(url, "SELECT 'ä' < 'z', upper('ä')") == [(False, "Ä")]
     finally:
         postgres.stop()
@@ -107,8 +117,20 @@ def test_postgres__port_taken_meanwhile__moves_to_another(make_postgres: Make, s
     assert sql(url, "SELECT 1") == [(1,)]
 
 
+def test_postgres__port_taken_at_the_last_moment__is_told_apart(make_postgres: Make, said: list[str]) -> None:
+    postgres = make_postgres()
+    postgres.start()
+    postgres.stop()
+
+    with socket.create_server((LOOPBACK, 0)) as stranger:
+        supervisor = Supervisor(postgres._program(stranger.getsockname()[1]), say=said.append)
+
+        with pytest.raises(PortTaken):
+            supervisor.start()
+
+
 def test_postgres__bad_option__says_what_the_server_logged(make_postgres: Make, folder: DataFolder) -> None:
-    with pytest.raises(EmbeddedError, match='exit code 1 at start: .*invalid value for parameter "work_mem"'):
+    with pytest.raises(EmbeddedError, match=r'exit code 1 at start: .*invalid value for parameter "work_mem"'):
         make_postgres(work_mem="plenty").start()
 
     assert read_pid(folder.path / "postgres.pid") is None
@@ -139,9 +161,7 @@ def test_postgres__pid_file_names_a_stranger__starts(make_postgres: Make, folder
     postgres.start()
     postgres.stop()
     # After a restart of the machine, or in a container, another process may have the number: here, this one.
-    (folder.path / "postgres" / "postmaster.pid").write_text(
-        f"{os.getpid()}\n{folder.path}/postgres\n1\n1\n\n\n1 1\n"
-    )
+    (folder.path / "postgres" / "postmaster.pid").write_text(f"{os.getpid()}\n{folder.path}/postgres\n1\n1\n\n\n1 1\n")
     (folder.path / "postgres.pid").write_text(f"{os.getpid()}\n")
 
     make_postgres().start()
@@ -150,12 +170,13 @@ def test_postgres__pid_file_names_a_stranger__starts(make_postgres: Make, folder
 
 
 def test_postgres__server_left_over__is_stopped_before_the_next_start(
-    make_postgres: Make, folder: DataFolder, sql: Sql
+    make_postgres: Make, sql: Sql, eventually: Eventually
 ) -> None:
     postgres = make_postgres()
     port = urlsplit(postgres.start()).port
     postgres.stop()
     leftover = spawn(postgres._program(port or 0))
+    eventually(lambda: postgres._is_ready(leftover.pid))
 
     url = make_postgres().start()
 
@@ -176,7 +197,7 @@ def test_postgres__backend_outlives_its_server__is_ended(
     server.kill()
     eventually(lambda: any("runs again" in line for line in said))
 
-    assert not backends[0].is_running()
+    assert not is_alive(backends[0].pid)
 
 
 def test_postgres__password_lost__gets_a_new_one(make_postgres: Make, folder: DataFolder, sql: Sql) -> None:
@@ -203,11 +224,9 @@ def test_postgres__deep_path_with_spaces__works(make_postgres: Make, tmp_path: P
 
 
 @needs_root
-def test_postgres__root_and_closed_folders__runs_as_another_user(
-    make_postgres: Make, tmp_path: Path, sql: Sql
-) -> None:
+def test_postgres__root_and_closed_folders__runs_as_another_user(make_postgres: Make, tmp_path: Path, sql: Sql) -> None:
     tmp_path.chmod(0o700)
-    folder = DataFolder.open(tmp_path / "data")
+    folder = DataFolder.open(tmp_path / "closed")
     folder.path.chmod(0o700)
     postgres = make_postgres(folder)
 
@@ -223,9 +242,9 @@ def test_postgres__root_and_closed_folders__runs_as_another_user(
 def test_postgres__root_in_the_folder_of_a_user__leaves_the_cluster_to_that_user(
     make_postgres: Make, tmp_path: Path
 ) -> None:
-    (tmp_path / "data").mkdir()
-    os.chown(tmp_path / "data", 12345, 12345)
-    folder = DataFolder.open(tmp_path / "data")
+    (tmp_path / "owned").mkdir()
+    os.chown(tmp_path / "owned", 12345, 12345)
+    folder = DataFolder.open(tmp_path / "owned")
 
     with pytest.raises(EmbeddedError, match="12345"):  # It is not in the password file, which initdb wants.
         make_postgres(folder).start()
@@ -245,8 +264,11 @@ def test_launch__program_in_a_closed_folder__runs_as_another_user(tmp_path: Path
     question = f"id -u; test -x {shell} && test -r {secret} && echo reachable"
 
     answer = subprocess.run(
-        [sys.executable, "-I", "-S", launch.__file__, *map(str, (os.getpid(), 9, NOBODY, NOBODY))]
-        + [str(tmp_path / "pid"), str(shell), "-c", question],
+        [
+            *(sys.executable, "-I", "-S", launch.__file__),
+            *map(str, (os.getpid(), signal.SIGKILL.value, NOBODY, NOBODY)),
+            *(str(tmp_path / "pid"), str(shell), "-c", question),
+        ],
         capture_output=True,
         text=True,
         check=True,
@@ -256,9 +278,7 @@ def test_launch__program_in_a_closed_folder__runs_as_another_user(tmp_path: Path
 
 
 @pytest.mark.skipif(not Path("/bin/ps").exists(), reason="/bin/ps is needed")
-def test_command_line__asked_of_ps__is_what_the_process_table_has(
-    make_postgres: Make, folder: DataFolder
-) -> None:
+def test_command_line__asked_of_ps__is_what_the_process_table_has(make_postgres: Make, folder: DataFolder) -> None:
     make_postgres().start()
     cluster, pid = folder.path / "postgres", server_pid(folder)
 

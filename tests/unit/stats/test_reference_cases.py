@@ -53,8 +53,6 @@ def test_engine__reference_cases_of_a_group__agrees_within_tolerance(group: str)
     assert problems == []
 
 
-@pytest.mark.skipif(
-    not _DELIVERED_FILE.exists(), reason="the delivered reference file is not beside the repository"
-)
+@pytest.mark.skipif(not _DELIVERED_FILE.exists(), reason="the delivered reference file is not beside the repository")
 def test_reference_cases__delivered_file_beside_the_repository__equals_the_copy() -> None:
     assert _CASES_FILE.read_bytes() == _DELIVERED_FILE.read_bytes()

@@ -1,0 +1,157 @@
+"""Sample ratio mismatch and always-valid inference against scipy, closed forms and simulation."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import special, stats
+
+from app.stats.effects import Scale
+from app.stats.reasons import NullReason
+from app.stats.samples import MeanSample, Proportion
+from app.stats.sequential import always_valid_interval
+from app.stats.srm import srm_chi_square, srm_sequential
+
+
+def test_srm_chi_square__several_arms__agrees_with_scipy() -> None:
+    observed, weights = [5050, 2411, 2539], [50, 25, 25]
+
+    result = srm_chi_square(observed, weights)
+
+    want = stats.chisquare(observed, [5000, 2500, 2500])
+    assert (result.statistic, result.p_value) == pytest.approx((want.statistic, want.pvalue))
+    assert result.expected == (5000.0, 2500.0, 2500.0)
+    assert result.df == 2
+
+
+def test_srm_chi_square__split_of_260_to_185__is_a_mismatch_for_equal_shares_only() -> None:
+    assert srm_chi_square([260, 185], [0.5, 0.5]).mismatch
+    assert not srm_chi_square([260, 185], [260, 185]).mismatch
+
+
+@pytest.mark.parametrize(
+    ("observed", "weights", "reason"),
+    [
+        ([0, 0], [1, 1], NullReason.EMPTY_ARM),
+        ([7], [1], NullReason.TOO_FEW_ARMS),
+        ([7, 0], [1, 0], NullReason.TOO_FEW_ARMS),
+    ],
+)
+def test_srm_chi_square__nothing_to_test__says_why_and_finds_no_mismatch(
+    observed: list[int], weights: list[float], reason: NullReason
+) -> None:
+    result = srm_chi_square(observed, weights)
+
+    assert result.null_reason is reason
+    assert not result.mismatch
+
+
+def test_srm__units_in_an_arm_without_weight__are_a_certain_mismatch() -> None:
+    test = srm_chi_square([100, 1, 100], [1, 0, 1])
+    evidence = srm_sequential([100, 1, 100], [1, 0, 1])
+
+    assert test.mismatch
+    assert test.p_value == 0.0
+    assert test.null_reason is NullReason.ZERO_EXPECTED
+    assert evidence.p_value == 0.0
+
+
+def test_srm_chi_square__arm_without_weight_and_units__is_left_out() -> None:
+    assert srm_chi_square([100, 0, 120], [1, 0, 1]).statistic == srm_chi_square([100, 120], [1, 1]).statistic
+
+
+@pytest.mark.parametrize("weights", [[1], [0, 0], [1, -1], [1, 1e-14], [1, math.nan]])
+def test_srm_chi_square__impossible_plan__is_refused(weights: list[float]) -> None:
+    with pytest.raises(ValueError, match="weight"):
+        srm_chi_square([1, 1], weights)
+
+
+def test_srm_chi_square__negative_count__is_refused() -> None:
+    with pytest.raises(ValueError, match="counts"):
+        srm_chi_square([-1, 1], [1, 1])
+
+
+@pytest.mark.parametrize("concentration", [0.5, 30.0, 1000.0])
+def test_srm_sequential__small_counts__is_the_ratio_of_gamma_functions(concentration: float) -> None:
+    observed, shares = np.array([30, 51, 0, 9]), np.array([0.4, 0.4, 0.1, 0.1])
+    prior = concentration * shares
+    marginal = special.gammaln(concentration) - special.gammaln(concentration + observed.sum())
+    marginal += (special.gammaln(prior + observed) - special.gammaln(prior)).sum()
+
+    result = srm_sequential(observed.tolist(), shares.tolist(), dirichlet_concentration=concentration)
+
+    assert result.log_bayes_factor == pytest.approx(marginal - (observed * np.log(shares)).sum(), abs=1e-9)
+
+
+def test_srm_sequential__billions_of_units__keeps_its_digits() -> None:
+    # After a perfect split of N units the evidence for the plan grows like log(N)/2, and here N grows 100-fold.
+    results = [srm_sequential([n, n], [1, 1]).log_bayes_factor for n in (10**12, 10**14)]
+
+    assert results[0] is not None
+    assert results[1] is not None
+    assert results[0] - results[1] == pytest.approx(math.log(10.0), abs=1e-6)
+
+
+def test_srm_sequential__evidence_seen_before__is_remembered() -> None:
+    first = srm_sequential([700, 500], [1, 1])
+    assert first.largest_log_bayes_factor is not None
+
+    later = srm_sequential([5000, 5000], [1, 1], largest_log_bayes_factor=first.largest_log_bayes_factor)
+
+    assert later.p_value == first.p_value
+    assert later.p_value_now == 1.0
+
+
+def test_srm_sequential__planned_split_looked_at_often__rarely_rejects() -> None:
+    random = np.random.default_rng(20240603)
+    rejections = 0
+    for _ in range(200):
+        to_treatment = random.binomial(1, 0.3, 2000).cumsum()
+        looks = [
+            srm_sequential([n - int(to_treatment[n - 1]), int(to_treatment[n - 1])], [0.7, 0.3])
+            for n in range(50, 2001, 50)
+        ]
+        rejections += any((look.p_value_now or 0.0) < 0.05 for look in looks)
+
+    assert rejections <= 20
+
+
+def test_always_valid_interval__no_effect_looked_at_often__rarely_leaves_out_zero() -> None:
+    random = np.random.default_rng(20240604)
+    errors = 0
+    for _ in range(200):
+        values = random.exponential(1.0, (2, 2000)).cumsum(axis=1)
+        squares = (np.diff(values, prepend=0.0, axis=1) ** 2).cumsum(axis=1)
+        for n in range(200, 2001, 100):
+            arms = [
+                MeanSample.from_sums(n=n, sum_values=float(v[n - 1]), sum_squares=float(s[n - 1]))
+                for v, s in zip(values, squares, strict=True)
+            ]
+            result = always_valid_interval(arms[0], arms[1], tuning_sample_size=2000)
+            assert result.p_value is not None
+            if result.p_value < 0.05:
+                errors += 1
+                break
+
+    assert errors <= 20
+
+
+@pytest.mark.parametrize(
+    ("control", "scale", "reason"),
+    [
+        (Proportion(0, 0), Scale.ABSOLUTE, NullReason.EMPTY_ARM),
+        (Proportion(0, 9), Scale.RELATIVE, NullReason.ZERO_BASELINE),
+        (Proportion(9, 9), Scale.ABSOLUTE, NullReason.ZERO_VARIANCE),
+    ],
+)
+def test_always_valid_interval__undefined__says_why(control: Proportion, scale: Scale, reason: NullReason) -> None:
+    result = always_valid_interval(control, Proportion(9, 9), scale=scale)
+
+    assert result.null_reason is reason
+    assert result.p_value is None
+    assert result.rho_squared > 0.0
+
+
+def test_always_valid_interval__tuning_size_not_positive__is_refused() -> None:
+    with pytest.raises(ValueError, match="tuning_sample_size"):
+        always_valid_interval(Proportion(1, 9), Proportion(1, 9), tuning_sample_size=0)
