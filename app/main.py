@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import fastapi_offline
+import structlog
 from clickhouse_connect.driver.client import Client
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -16,7 +17,7 @@ from starlette.responses import HTMLResponse, JSONResponse
 
 from app.api import ROUTERS
 from app.assignments.schemas import ImportRowIn
-from app.core.clickhouse import ClickHouse
+from app.core.clickhouse import ClickHouse, ClickHouseUnavailable
 from app.core.db import Database
 from app.core.errors import Unauthenticated
 from app.core.health import Health, Readiness, readiness
@@ -31,6 +32,7 @@ from app.lane import FastLane
 from app.pipeline import schema
 from app.services import Resources, build_services
 
+log = structlog.get_logger()
 VERSION = "0.1.0"
 _ASSETS = Path(fastapi_offline.__file__).parent / "static"
 _DESCRIPTION = "A/B tests over HTTP. Create an experiment, ask which variant a user gets, send events, read results."
@@ -48,7 +50,7 @@ def create_app(settings: Settings, *, connect_clickhouse: Callable[..., Client] 
     @asynccontextmanager
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
         resources = await _open_resources(settings, metrics, connect_clickhouse)
-        await schema.migrate(resources.clickhouse)
+        await _migrate_history(resources.clickhouse)
         services = await build_services(resources, settings)
         await services.start()
         api.state.services = services
@@ -76,6 +78,13 @@ def create_app(settings: Settings, *, connect_clickhouse: Callable[..., Client] 
     _add_documentation(api)
     _add_operations(api, settings, metrics)
     return RequestObservation(FastLane(api), metrics, settings.observability)
+
+
+async def _migrate_history(clickhouse: ClickHouse) -> None:
+    try:
+        await schema.migrate(clickhouse)
+    except ClickHouseUnavailable as error:  # The service starts without the history; the relay makes up for it.
+        log.warning("clickhouse.unavailable_at_start", error=error.detail)
 
 
 async def _open_resources(
