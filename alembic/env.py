@@ -22,8 +22,8 @@ def _is_modelled(
     item: SchemaItem,
     name: str | None,
     kind: str,
-    _reflected: bool,
-    _compare_to: SchemaItem | None,  # noqa: FBT001
+    _reflected: bool,  # noqa: FBT001  # Alembic's signature.
+    _compare_to: SchemaItem | None,
 ) -> bool:
     if kind == "table":
         return name is not None and _PARTITION.match(name) is None

@@ -210,7 +210,8 @@ def upgrade() -> None:
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("revoked_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint(
-            "cardinality(scopes) > 0 AND scopes <@ ARRAY['experiments:read','experiments:write','assignments','events','results','admin']::text[]",
+            "cardinality(scopes) > 0 AND scopes <@ ARRAY['experiments:read','experiments:write','assignments',"
+            "'events','results','admin']::text[]",
             name=op.f("ck_api_tokens_known_scopes"),
         ),
         sa.CheckConstraint("char_length(name) BETWEEN 1 AND 200", name=op.f("ck_api_tokens_name_length")),
@@ -391,7 +392,7 @@ def upgrade() -> None:
         "overrides",
         sa.Column("experiment_id", sa.BigInteger(), nullable=False),
         sa.Column("user_id", sa.Text(), nullable=False),
-        sa.Column("variant_id", sa.BigInteger(), nullable=False),
+        sa.Column("variant_id", sa.BigInteger(), nullable=True),
         sa.Column("exposed_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("removed", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("change_epoch", sa.BigInteger(), nullable=False),
@@ -401,6 +402,7 @@ def upgrade() -> None:
             server_default=sa.text("ingestion_time()"),
             nullable=False,
         ),
+        sa.CheckConstraint("removed = (variant_id IS NULL)", name=op.f("ck_overrides_removed_has_no_variant")),
         sa.CheckConstraint("char_length(user_id) BETWEEN 1 AND 256", name=op.f("ck_overrides_user_id_length")),
         sa.ForeignKeyConstraint(
             ["experiment_id", "variant_id"],

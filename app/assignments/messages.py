@@ -14,6 +14,6 @@ ASSIGNED_PAYLOAD = (
 )
 OVERRIDDEN_PAYLOAD = (
     "jsonb_build_object('schema_version', 1, 'experiment_id', stored.experiment_id, 'user_id', stored.user_id,"
-    " 'variant_id', stored.variant_id, 'exposed_at', stored.exposed_at, 'removed', stored.removed,"
+    " 'variant_id', coalesce(stored.variant_id, 0), 'exposed_at', stored.exposed_at, 'removed', stored.removed,"
     " 'epoch', stored.change_epoch, 'ingested_at', stored.ingested_at)"
 )

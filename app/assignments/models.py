@@ -47,7 +47,8 @@ overrides = Table(
     metadata,
     Column("experiment_id", BigInteger, primary_key=True),
     Column("user_id", Text, primary_key=True),
-    Column("variant_id", BigInteger, nullable=False),
+    # NULL once removed: what nobody gets any more must not keep a draft's variant alive.
+    Column("variant_id", BigInteger),
     Column("exposed_at", DateTime(timezone=True), nullable=False),
     # A removed override stays as a row, so that processes and ClickHouse learn of the removal.
     Column("removed", Boolean, nullable=False, server_default=text("false")),
@@ -59,5 +60,6 @@ overrides = Table(
         ondelete="RESTRICT",
     ),
     CheckConstraint("char_length(user_id) BETWEEN 1 AND 256", name="user_id_length"),
+    CheckConstraint("removed = (variant_id IS NULL)", name="removed_has_no_variant"),
     Index("ix_overrides_change_epoch", "change_epoch"),
 )

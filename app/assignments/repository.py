@@ -113,7 +113,7 @@ WITH moment AS MATERIALIZED (
 _REMOVE_OVERRIDE = text(
     f"""
 WITH stored AS (
-    UPDATE overrides SET removed = true, change_epoch = :epoch, ingested_at = ingestion_time()
+    UPDATE overrides SET removed = true, variant_id = NULL, change_epoch = :epoch, ingested_at = ingestion_time()
     WHERE experiment_id = :experiment_id AND user_id = :user_id AND NOT removed
     RETURNING *
 )

@@ -9,6 +9,7 @@ read by `format()` is no way to do that: a server refuses parameters above 128 K
 """
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -97,6 +98,8 @@ class ClickHouse:
     @classmethod
     async def connect_server(cls, settings: ClickHouseSettings) -> Self:
         """Prepare for a server; connections are opened by their first use, so that it may be away now."""
+        # What it warns of is also raised.
+        logging.getLogger("clickhouse_connect").setLevel(logging.ERROR)
 
         def connect(timeout_s: int) -> Client:
             client = clickhouse_connect.get_client(
@@ -256,7 +259,7 @@ class _Lane:
             async with asyncio.timeout(self._timeout_s + _CONNECT_TIMEOUT_S):
                 return await loop.run_in_executor(self._threads, self._run, work)
         except TimeoutError as error:
-            raise ClickHouseUnavailable(f"ClickHouse did not answer within {self._timeout_s} s.") from error
+            raise ClickHouseUnavailable("ClickHouse did not answer in time.") from error
 
     def close(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -311,6 +314,8 @@ def _translated(error: ClickHouseError) -> ClickHouseUnavailable | ClickHouseRef
     code = error.code if isinstance(error, DatabaseError) else None
     # Without a code it was no answer of ClickHouse's: the transport failed, or a proxy in between.
     no_answer = code is None and (isinstance(error, OperationalError) or type(error) is DatabaseError)
+    if code in _TIMED_OUT:
+        return ClickHouseUnavailable("ClickHouse did not answer in time.")
     if no_answer or code in _NOT_NOW:
         return ClickHouseUnavailable("ClickHouse cannot be reached or is too busy now. Try again later.")
     return ClickHouseRefused(str(error), code=code)

@@ -7,6 +7,7 @@ import msgspec
 
 from app.core.errors import MalformedBody
 
+_MOST_DIGITS = 400  # The largest double has 309.
 _decode = msgspec.json.Decoder().decode
 
 
@@ -27,13 +28,18 @@ def decode_json(body: bytes) -> Any:  # noqa: ANN401  # A JSON value has no narr
 
 def _decode_leniently(body: bytes) -> Any:  # noqa: ANN401
     try:
-        return json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+        return json.loads(body.decode("utf-8"), parse_constant=_refuse_constant, parse_int=_parse_int)
     except RecursionError as error:
         raise MalformedBody("The body is nested too deeply.") from error
     except UnicodeDecodeError as error:
         raise MalformedBody(f"The body is not UTF-8: byte {error.start} cannot be decoded.") from error
     except ValueError as error:
         raise MalformedBody(f"The body is not valid JSON: {error}.") from error
+
+
+def _parse_int(digits: str) -> int | float:
+    """Parse an integer; one beyond any double becomes infinity (Python itself refuses thousands of digits)."""
+    return int(digits) if len(digits) <= _MOST_DIGITS else float(digits)
 
 
 def _refuse_constant(name: str) -> NoReturn:

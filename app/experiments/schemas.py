@@ -36,7 +36,13 @@ Description = Annotated[
     str, StringConstraints(max_length=10_000), AfterValidator(refuse_control_characters_but_line_breaks)
 ]
 Seed = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-Percent = Annotated[Decimal, Field(ge=0, le=100, max_digits=5, decimal_places=2)]
+_HUNDREDTH = Decimal("0.01")
+# Quantised as the database keeps it, so that 50 and 50.00 are no change.
+Percent = Annotated[
+    Decimal,
+    Field(ge=0, le=100, max_digits=5, decimal_places=2),
+    AfterValidator(lambda percent: percent.quantize(_HUNDREDTH)),
+]
 
 
 def _storable_config(config: dict[str, Any]) -> dict[str, Any]:

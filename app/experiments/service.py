@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -107,7 +108,9 @@ class ExperimentService:
                 epoch = await self._changes.bump(connection, TOPIC)
                 repository = ExperimentRepository(connection)
                 current = await self._locked(repository, found)
-                changed = {field: value for field, value in wanted.items() if value != _value_of(current, field)}
+                changed = {
+                    field: value for field, value in wanted.items() if _differs(value, _value_of(current, field))
+                }
                 if not changed:
                     return current
                 self._refuse_forbidden(current, changed)
@@ -227,6 +230,15 @@ def _value_of(experiment: Experiment, field: str) -> object:
     if field == "variants":
         return tuple(variant.plan for variant in experiment.variants)
     return getattr(experiment, field)
+
+
+def _differs(wanted: object, stored: object) -> bool:
+    """Compare as JSON does, where `true` is not 1 and the order of keys means nothing."""
+    return _canonical(wanted) != _canonical(stored)
+
+
+def _canonical(value: object) -> bytes:
+    return msgspec.json.encode(value, order="deterministic")
 
 
 def _rebuckets(current: Experiment, plans: tuple[VariantPlan, ...]) -> bool:

@@ -31,6 +31,10 @@ ORDER BY outbox_events.xid, seq
 LIMIT $3
 """
 
+# A partition that was filled a moment ago has no statistics, and the planner would rather sort all of it for every
+# batch than walk along the index.
+_WALK_THE_INDEX = "SET enable_sort = off; SET enable_seqscan = off; SET enable_bitmapscan = off"
+
 # Made by ClickHouse with the table: one relay for each ClickHouse, however many share one PostgreSQL.
 _TARGET = (
     "SELECT toString(uuid) AS target FROM system.tables WHERE database = currentDatabase() AND name = 'relay_positions'"
@@ -91,6 +95,7 @@ class Relay:
     async def relay(self, connection: asyncpg.Connection, progressed: Progress) -> None:
         """Relay on this connection until stopped."""
         positions = Positions(self._clickhouse, await relay_name(connection), clock=self._clock)
+        await connection.execute(_WALK_THE_INDEX)
         batch = await self._read(connection, await positions.get())
         while batch.rows or not self._stopping.is_set():
             if len(batch.rows) == self._batch_rows:

@@ -61,7 +61,7 @@ class _Assignment(_Payload, frozen=True, gc=False):
 class _Override(_Payload, frozen=True, gc=False):
     experiment_id: _Id
     user_id: _Name
-    variant_id: _Id
+    variant_id: _Count  # 0 once removed.
     exposed_at: _Moment
     removed: bool
     epoch: _Count

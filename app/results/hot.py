@@ -129,7 +129,7 @@ _P95_ANSWER = f"""
 UNION ALL
 SELECT 'p95', variant_id, NULL, NULL, NULL, NULL, NULL, valued, NULL, NULL, NULL, NULL, NULL,
     CAST(rank - {P95[0]} * (valued - 1) / {P95[1]} AS int), value
-FROM ranked WHERE rank IN ({P95[0]} * (valued - 1) / {P95[1]}, {P95[0]} * (valued - 1) / {P95[1]} + 1)"""
+FROM ranked WHERE rank IN ({P95[0]} * (valued - 1) / {P95[1]}, {P95[0]} * (valued - 1) / {P95[1]} + 1)"""  # noqa: S608  # Made of constants.
 
 _TAIL_EXPOSURES = text(
     "SELECT CAST(json_build_object('user_id', user_id, 'variant_id', variant_id, 'exposed_at', assigned_at,"
@@ -175,7 +175,7 @@ class HotStore:
         async with self._database.read() as connection:
             now = await _prepare(connection)
             rows = (await connection.execute(text(sql), parameters)).mappings().all()
-        return observations_of(rows, with_series=question.with_series), now
+        return observations_of(map(dict, rows), with_series=question.with_series), now
 
     async def tail(self, subject: Subject, question: Question, watermark: datetime) -> tuple[Tail, datetime]:
         """Return the rows that the history may lack, and the moment by PostgreSQL's clock that they reach to.

@@ -1,13 +1,13 @@
 """The question in a query string."""
 
 import re
-from datetime import UTC, date, datetime
 from typing import Annotated
 
 from fastapi import Query, Request
 from pydantic import AfterValidator, BeforeValidator, StringConstraints, WithJsonSchema
 
 from app.core.errors import Invalid
+from app.core.moments import Moment
 from app.core.text import refuse_control_characters
 from app.results.values import DEFAULT_METRICS, ContextFilter, Granularity, Metric, Question, SourceChoice
 
@@ -27,47 +27,44 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _LOST_PLUS = re.compile(r" (\d{2}:?\d{2})$")
 
 
-def _moment(value: object) -> datetime | None:
-    """Read a timestamp with an offset, or a date, which means its midnight in UTC."""
-    if value is None:
-        return None
-    written = _LOST_PLUS.sub(r"+\1", str(value))
-    try:
-        if _DATE.fullmatch(written):
-            day = date.fromisoformat(written)
-            return datetime(day.year, day.month, day.day, tzinfo=UTC)
-        moment = datetime.fromisoformat(written)
-        if moment.tzinfo is None:
-            raise ValueError("needs an offset, as in 2026-01-31T12:00:00Z; a plain date means its midnight UTC")
-        return moment.astimezone(UTC)
-    except OverflowError as error:
-        raise ValueError("is outside the years 1 to 9999") from error
-    except ValueError as error:
-        if "offset" in str(error):
-            raise
-        raise ValueError("must be a date (2026-01-31) or a timestamp with an offset (2026-01-31T12:00:00Z)") from error
+def _as_timestamp(value: object) -> object:
+    """Write a date out as its midnight in UTC."""
+    if not isinstance(value, str):
+        return value
+    return f"{value}T00:00:00Z" if _DATE.fullmatch(value) else _LOST_PLUS.sub(r"+\1", value)
 
 
-Moment = Annotated[
-    datetime | None, BeforeValidator(_moment), WithJsonSchema({"type": "string", "examples": ["2026-01-31"]})
+# A date alone is no format of its own in JSON Schema's `date-time`.
+DateOrMoment = Annotated[
+    Moment, BeforeValidator(_as_timestamp), WithJsonSchema({"type": "string", "examples": ["2026-01-31"]})
 ]
 EventType = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(refuse_control_characters)]
 
 
-def question_of(  # noqa: PLR0917  # FastAPI fills them in by name.
+def question_of(
     request: Request,
+    *,
     event_type: Annotated[
         list[EventType],
-        Query(max_length=_MOST_EVENT_TYPES, description="Repeatable: their union. Left out: all event types."),
-    ] = [],  # noqa: B006  # FastAPI copies defaults.
+        Query(
+            default_factory=list,
+            max_length=_MOST_EVENT_TYPES,
+            description="Repeatable: their union. Left out: all event types together.",
+        ),
+    ],
     start_date: Annotated[
-        Moment, Query(description="Events from here on: a timestamp with an offset, or a date.")
+        DateOrMoment | None, Query(description="Events from here on: a timestamp with an offset, or a date.")
     ] = None,
-    end_date: Annotated[Moment, Query(description="Events and exposures before this.")] = None,
+    end_date: Annotated[DateOrMoment | None, Query(description="Events and exposures before this.")] = None,
     granularity: Annotated[Granularity, Query(description="`realtime` is minutes.")] = Granularity.DAY,
     metrics: Annotated[
-        list[Metric], Query(min_length=1, description="Repeatable. The first one decides on the winner.")
-    ] = list(DEFAULT_METRICS),  # noqa: B008
+        list[Metric],
+        Query(
+            default_factory=lambda: list(DEFAULT_METRICS),
+            min_length=1,
+            description="Repeatable; the first one decides on the winner. Left out: conversion_rate, unique_users.",
+        ),
+    ],
     include_ci: Annotated[bool, Query(description="Whether to give intervals.")] = True,
     confidence_level: Annotated[
         float,

@@ -13,7 +13,9 @@ from app.stats.exact import all_finite, to_float
 from app.stats.intervals import Interval
 from app.stats.lift import Lift, LiftMethod, relative_lift
 from app.stats.means import value_interval
-from app.stats.power import Design, MeanPower, mde_means, mde_proportions
+from app.stats.planning import Design
+from app.stats.power_means import MeanPower, mde_means
+from app.stats.power_rates import mde_proportions
 from app.stats.proportions import difference_of_proportions, two_proportion_test, wilson_interval
 from app.stats.reasons import NullReason
 from app.stats.samples import ArmEstimate, MeanSample, Proportion, RatioSample, Sample

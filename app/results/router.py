@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Path
+from fastapi import Depends
 
 from app.access.caller import CurrentCaller
 from app.access.guard import requires
@@ -11,6 +11,7 @@ from app.access.scopes import Scope
 from app.core import routes
 from app.core.problems import documented
 from app.experiments.errors import ExperimentNotFound
+from app.experiments.wiring import ExperimentReference
 from app.results.errors import NoSourceAvailable
 from app.results.parameters import CONTEXT_PREFIX, question_of
 from app.results.schemas import ResultsOut
@@ -27,7 +28,7 @@ router = routes.router(tags=["results"])
     openapi_extra={"x-open-query-prefix": CONTEXT_PREFIX},
 )
 async def read_results(
-    experiment: Annotated[str, Path(description="Id or key.")],
+    experiment: ExperimentReference,
     question: Annotated[Question, Depends(question_of)],
     caller: CurrentCaller,
     results: ResultsEngine,
