@@ -1,12 +1,15 @@
 """`python -m app`: set up what is missing, migrate, and serve."""
 
 import asyncio
+import signal
 import socket
 import sys
 from collections.abc import Callable
 
+import asyncpg
 import uvicorn
 from clickhouse_connect.driver.client import Client
+from sqlalchemy.exc import DBAPIError
 
 from app.access.projects import Projects
 from app.access.service import AccessService
@@ -34,6 +37,7 @@ def say(line: str) -> None:
 
 def main() -> int:
     """Run until told to stop; returns the exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Being terminated is as orderly as Ctrl-C.
     try:
         settings = Settings.from_environment()
         configure_logging(settings.observability.log_level, readable=sys.stderr.isatty())
@@ -76,6 +80,9 @@ def _prepare(settings: Settings) -> None:
         token = asyncio.run(_migrate(settings.database.url))
     except OSError as error:
         raise StartFailed(f"DATABASE_URL: PostgreSQL cannot be reached: {error}") from error
+    except (DBAPIError, asyncpg.PostgresError) as error:
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        raise StartFailed(f"DATABASE_URL: PostgreSQL cannot be used: {reason}") from error
     if token is not None:
         say(f"first administrator's token (shown only now): {token}")
 

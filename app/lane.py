@@ -32,7 +32,7 @@ from app.services import Services
 
 _EXPERIMENTS = f"{API_PREFIX}/experiments/"
 _ASSIGNMENT = "/assignment/"
-_GET_ROUTE = f"{API_PREFIX}/experiments/{{experiment}}/assignment/{{user_id:path}}"
+_GET_ROUTE = f"{API_PREFIX}/experiments/{{experiment}}/assignment/{{user_id:user_id}}"
 _ASSIGN_ROUTE = f"{API_PREFIX}/assignments"
 _EVENT_ROUTE = f"{API_PREFIX}/events"
 _ENROLL = {b"": True, b"enroll=true": True, b"enroll=false": False}
@@ -140,7 +140,7 @@ def _assignment_asked(scope: Scope) -> tuple[str, str, bool] | None:
         and enroll is not None
         and 0 < len(user_id) <= _MAX_USER_ID
         and is_storable(user_id)
-        and _REFERENCE.match(reference) is not None
+        and _REFERENCE.fullmatch(reference) is not None
     )
     return (reference, user_id, bool(enroll)) if plain else None
 
@@ -148,9 +148,9 @@ def _assignment_asked(scope: Scope) -> tuple[str, str, bool] | None:
 async def _admit(services: Services, scope: Scope, access: AccessScope) -> Caller:
     authorization = project = None
     for name, value in scope["headers"]:
-        if name == b"authorization":
+        if name == b"authorization" and authorization is None:
             authorization = value.decode("latin-1")
-        elif name == _PROJECT:
+        elif name == _PROJECT and project is None:
             project = value.decode("latin-1")
     client = scope.get("client")
     return await services.gate.admit(

@@ -14,6 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.staticfiles import StaticFiles
 from pydantic.json_schema import models_json_schema
 from starlette.responses import HTMLResponse, JSONResponse
+from starlette.routing import Route
 
 from app.api import ROUTERS
 from app.assignments.schemas import ImportRowIn
@@ -72,11 +73,13 @@ def create_app(settings: Settings, *, connect_clickhouse: Callable[..., Client] 
         redirect_slashes=False,
         strict_content_type=False,
     )
-    install_problem_handlers(api)
     for router in ROUTERS:
         api.include_router(router)
     _add_documentation(api)
     _add_operations(api, settings, metrics)
+    served = [*api.routes, *(route for router in ROUTERS for route in router.routes)]
+    routes = [route for route in served if isinstance(route, Route)]
+    install_problem_handlers(api, routes)
     return RequestObservation(FastLane(api), metrics, settings.observability)
 
 

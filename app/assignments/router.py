@@ -50,7 +50,7 @@ class _FailedItem(msgspec.Struct, frozen=True):
 
 
 @router.get(
-    "/experiments/{experiment}/assignment/{user_id:path}",
+    "/experiments/{experiment}/assignment/{user_id:user_id}",
     response_model=AssignmentOut,
     dependencies=_TRAFFIC,
     responses=documented(*GUARDED, ExperimentNotFound),
@@ -226,7 +226,7 @@ def _import_row(experiment: Experiment, index: int, raw: object) -> ImportRow | 
 
 
 @router.put(
-    "/experiments/{experiment}/overrides/{user_id:path}",
+    "/experiments/{experiment}/overrides/{user_id:user_id}",
     response_model=AssignmentOut,
     dependencies=[requires(Scope.EXPERIMENTS_WRITE, is_traffic=True)],
     responses=documented(*WITH_BODY, ExperimentNotFound, OverrideClosed),
@@ -246,7 +246,7 @@ async def put_override(
 
 
 @router.delete(
-    "/experiments/{experiment}/overrides/{user_id:path}",
+    "/experiments/{experiment}/overrides/{user_id:user_id}",
     status_code=204,
     dependencies=[requires(Scope.EXPERIMENTS_WRITE, is_traffic=True)],
     responses=documented(*GUARDED, ExperimentNotFound, OverrideNotFound),

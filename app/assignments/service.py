@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sqlalchemy.exc import DataError, IntegrityError
 
@@ -313,6 +313,7 @@ def _position(after: str | None) -> tuple[datetime, str] | None:
         at = datetime.fromisoformat(moment)
     except ValueError:
         at = None
-    if at is None or at.tzinfo is None or not user_id:
+    # Ours are in UTC; another offset might leave the range of dates.
+    if at is None or at.tzinfo != UTC or not user_id:
         raise Invalid.field("cursor", "is not a cursor of this list; use next_cursor of the page before, unchanged")
     return at, user_id

@@ -4,11 +4,20 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 from pydantic import AfterValidator
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from app.assignments.service import AssignmentService
 from app.core.text import refuse_control_characters
 
-# A path converter, because a user id may hold slashes.
+
+class _UserIdConvertor(PathConvertor):
+    """Takes the whole rest of a path: slashes, and line breaks too, so that they are refused and not cut off."""
+
+    regex = r"[\s\S]+"
+
+
+register_url_convertor("user_id", _UserIdConvertor())
+
 UserIdInPath = Annotated[
     str, Path(alias="user_id", min_length=1, max_length=256), AfterValidator(refuse_control_characters)
 ]

@@ -1,6 +1,6 @@
 """The one place that renders `application/problem+json` (RFC 9457)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Route
 
 from app.core.errors import AppError, FieldProblem, Invalid
 
@@ -74,11 +75,19 @@ def documented(*errors: type[AppError]) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def install_problem_handlers(app: FastAPI) -> None:
-    """Answer every failure of `app`, expected or not, with a problem."""
+def install_problem_handlers(app: FastAPI, routes: Sequence[Route]) -> None:
+    """Answer every failure of `app`, expected or not, with a problem; `routes` are all that it serves."""
+
+    async def on_http_exception(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101  # Registered for this class.
+        headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(_methods_of(request.url.path, routes))
+        return _http_problem(request, error, headers)
+
     app.add_exception_handler(AppError, _on_app_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
-    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(Exception, _on_bug)
 
 
@@ -92,16 +101,19 @@ async def _on_validation_error(_request: Request, error: Exception) -> Response:
     return problem_response(Invalid([field_problem(item) for item in error.errors()]))
 
 
-async def _on_http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101
+def _methods_of(path: str, routes: Sequence[Route]) -> list[str]:
+    """Return the methods of all routes with this path; the framework names those of one only."""
+    return sorted({method for route in routes if route.path_regex.match(path) for method in route.methods or ()})
+
+
+def _http_problem(request: Request, error: HTTPException, headers: Mapping[str, str]) -> Response:
     status = error.status_code
-    slug = {404: "route-not-found", 405: "method-not-allowed", 413: "body-too-large"}.get(status, "http-error")
+    slug = {404: "route-not-found", 405: "method-not-allowed"}.get(status, "http-error")
     detail = {
         404: f"No such path: {request.url.path}. The paths are listed at /api/v1/openapi.json.",
-        405: f"{request.method} is not allowed here; see the Allow header.",
-        413: "The body is too large: at most 1 MiB, 8 MiB for batches.",
+        405: f"{request.method} is not allowed here, but {headers.get('Allow')}.",
     }.get(status, str(error.detail))
-    return _plain_problem(status, slug, detail, error.headers or {})
+    return _plain_problem(status, slug, detail, headers)
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:

@@ -12,7 +12,8 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
-    model_validator,
+    ValidationInfo,
+    field_validator,
 )
 
 from app.core.moments import Moment
@@ -115,13 +116,20 @@ class ExperimentIn(BaseModel):
     config: Config = Field(default_factory=dict)
     status: Annotated[Status, Field(json_schema_extra={"enum": ["draft", "running"]})] = Status.DRAFT
 
-    @model_validator(mode="after")
-    def _starts_as_draft_or_running(self) -> Self:
-        if self.status not in {Status.DRAFT, Status.RUNNING}:
-            raise ValueError("status: an experiment is made as draft or running; it moves on by its own paths")
-        if self.starts_at is not None and self.ends_at is not None and self.ends_at <= self.starts_at:
-            raise ValueError("ends_at: must be later than starts_at")
-        return self
+    @field_validator("ends_at")
+    @classmethod
+    def _ends_after_start(cls, ends_at: datetime | None, others: ValidationInfo) -> datetime | None:
+        starts_at = others.data.get("starts_at")
+        if starts_at is not None and ends_at is not None and ends_at <= starts_at:
+            raise ValueError("must be later than starts_at")
+        return ends_at
+
+    @field_validator("status")
+    @classmethod
+    def _begins_as_draft_or_running(cls, status: Status) -> Status:
+        if status not in {Status.DRAFT, Status.RUNNING}:
+            raise ValueError("must be draft or running; the other states are reached by moves")
+        return status
 
     def plan(self) -> ExperimentPlan:
         return ExperimentPlan(

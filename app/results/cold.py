@@ -84,7 +84,7 @@ _COUNTED_HEAD = """
         toUnixTimestamp64Micro(happened.ts) - positiveModulo(toUnixTimestamp64Micro(happened.ts), {width_us:Int64})
             AS bucket_us
     FROM (
-        SELECT user_id, event_type, ts, value FROM events"""
+        SELECT user_id, event_type, ts, value FROM events FINAL"""
 # Copies of a redelivered row do not move a maximum.
 _COUNTED_WITH_COPIES_HEAD = """
 ), counted_with_copies AS (

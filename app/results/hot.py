@@ -74,14 +74,17 @@ _COUNTED = """, counted AS MATERIALIZED (
       AND (CAST(:event_types AS text[]) IS NULL OR happened.event_type = ANY (CAST(:event_types AS text[])))
 )"""
 # The exponent field of a double is read from its bytes: no logarithm rounds as reliably. Two factors, because one
-# power of two may be beyond a double's range where their product applied one by one is not.
-_SCALE = """, peak AS (
-    SELECT float8send(max(abs(value))) AS bytes FROM counted
+# power of two may be beyond a double's range where their product applied one by one is not. What is below `least`
+# rounds to 0; it is not multiplied, because PostgreSQL makes an error of a product too small for a double.
+_SCALE = """, largest AS (
+    SELECT max(abs(value)) AS peak FROM counted
 ), scale AS MATERIALIZED (
-    SELECT 1084 - (((get_byte(bytes, 0) & 127) << 4) | (get_byte(bytes, 1) >> 4)) AS exponent FROM peak
+    SELECT peak, 1084 - (((get_byte(bytes, 0) & 127) << 4) | (get_byte(bytes, 1) >> 4)) AS exponent
+    FROM (SELECT peak, float8send(peak) AS bytes FROM largest) AS as_bytes
 ), factors AS MATERIALIZED (
     SELECT exponent, power(2::float8, (exponent / 2)::float8) AS first,
-        power(2::float8, (exponent - exponent / 2)::float8) AS second FROM scale
+        power(2::float8, (exponent - exponent / 2)::float8) AS second,
+        CASE WHEN exponent < 0 THEN peak / 2::float8 ^ 64 ELSE 0 END AS least FROM scale
 )"""
 _PER_USER = """, per_user AS (
     SELECT variant_id, unit, count(*) AS events FROM counted GROUP BY variant_id, unit
@@ -89,7 +92,8 @@ _PER_USER = """, per_user AS (
 # A cast from double to whole number rounds half to even.
 _PER_USER_WITH_SUMS = """, per_user AS (
     SELECT variant_id, unit, count(*) AS events, count(value) AS valued,
-        coalesce(sum(CAST(value * (SELECT first FROM factors) * (SELECT second FROM factors) AS bigint)), 0) AS total
+        coalesce(sum(CASE WHEN abs(value) >= (SELECT least FROM factors) THEN
+            CAST(value * (SELECT first FROM factors) * (SELECT second FROM factors) AS bigint) ELSE 0 END), 0) AS total
     FROM counted GROUP BY variant_id, unit
 )"""
 _SLOTS = """, slots AS (
