@@ -1,0 +1,1 @@
+"""A made-up shop that runs two experiments through the service's HTTP API, and knows what should come out."""

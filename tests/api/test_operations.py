@@ -1,0 +1,102 @@
+"""Health, readiness, metrics, the schema and its UI."""
+
+import re
+
+import httpx
+import pytest
+
+from tests.factories import make_experiment
+
+# The contract's table.
+_CONTRACT = {
+    "/experiments": {"post", "get"},
+    "/experiments/{experiment}": {"get", "patch", "delete"},
+    **{f"/experiments/{{experiment}}/{move}": {"post"} for move in ("start", "pause", "resume", "complete", "archive")},
+    "/experiments/{experiment}/assignment/{user_id}": {"get"},
+    "/assignments": {"post"},
+    "/assignments/bulk": {"post"},
+    "/experiments/{experiment}/assignments": {"get"},
+    "/experiments/{experiment}/assignments/import": {"post"},
+    "/experiments/{experiment}/overrides/{user_id}": {"put", "delete"},
+    "/events": {"post"},
+    "/events/batch": {"post"},
+    "/experiments/{experiment}/results": {"get"},
+    "/experiments/{experiment}/export": {"get"},
+    "/power": {"post"},
+    "/tokens": {"post", "get"},
+    "/tokens/{id}": {"delete"},
+}
+
+
+def test_health__without_token__is_ok(root: httpx.Client) -> None:
+    response = root.get("/health")
+    assert (response.status_code, response.json()["status"]) == (200, "ok")
+    assert response.headers["x-request-id"]
+
+
+def test_ready__all_servers_up__says_so_for_each(root: httpx.Client) -> None:
+    response = root.get("/ready")
+    assert response.status_code == 200
+    assert set(response.json()["checks"].values()) == {"ok"}
+
+
+def test_metrics__after_requests__count_them_by_route_and_name_no_user(
+    root: httpx.Client, client: httpx.Client
+) -> None:
+    experiment = make_experiment(client)
+    client.get(f"/experiments/{experiment['key']}/assignment/secret-person")
+    client.get("/no-such-path-secret")
+    text = root.get("/metrics").text
+    assert re.search(r'http_requests_total\{method="GET",route="/api/v1/experiments/\{experiment\}/assignment', text)
+    assert "secret" not in text
+    assert experiment["key"] not in text
+
+
+def test_docs__without_token__need_no_other_server(root: httpx.Client) -> None:
+    page = root.get("/api/v1/docs")
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    assert not re.search(r"(https?:)?//[a-z0-9]", page.text)
+    assets = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert assets
+    for asset in assets:
+        answer = root.get(asset)
+        assert (answer.status_code, bool(answer.content)) == (200, True), asset
+    assert "/api/v1/openapi.json" in page.text
+
+
+def test_openapi__without_token__documents_every_path_of_the_contract(root: httpx.Client) -> None:
+    response = root.get("/api/v1/openapi.json")
+    assert response.status_code == 200
+    documented = {
+        re.sub(r"\{token_id\}", "{id}", path.removeprefix("/api/v1")): set(methods)
+        for path, methods in response.json()["paths"].items()
+    }
+    missing = {path: methods for path, methods in _CONTRACT.items() if not methods <= documented.get(path, set())}
+    assert missing == {}
+
+
+def test_openapi__every_operation__documents_its_errors_as_problems(root: httpx.Client) -> None:
+    document = root.get("/api/v1/openapi.json").json()
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            if not path.startswith("/api/v1/"):
+                continue
+            where = f"{method} {path}"
+            assert operation["responses"].keys() >= {"401", "403", "422", "429"}, where
+            for status, answer in operation["responses"].items():
+                if status >= "400":
+                    assert set(answer["content"]) == {"application/problem+json"}, where
+            assert operation["security"], where
+
+
+def test_openapi__references__lead_somewhere(root: httpx.Client) -> None:
+    text = root.get("/api/v1/openapi.json").text
+    schemas = root.get("/api/v1/openapi.json").json()["components"]["schemas"]
+    for name in set(re.findall(r'"#/components/schemas/([^"]+)"', text)):
+        assert name in schemas
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/api/v1/docs", "/api/v1/openapi.json"])
+def test_open_paths__with_a_wrong_token__answer_all_the_same(root: httpx.Client, path: str) -> None:
+    assert root.get(path, headers={"Authorization": "Bearer nonsense"}).status_code == 200

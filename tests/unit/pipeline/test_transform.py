@@ -1,0 +1,170 @@
+"""Every valid payload passes as it is; every other one is poison and nothing worse."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.pipeline.lanes import RELAY_LANES, Lane, kafka_lanes
+from app.pipeline.messages import BEAT, HEARTBEAT_AGGREGATE
+from app.pipeline.transform import Poison, transform
+from tests.pipeline.payloads import JSON, KINDS, SHAPES, payloads
+
+TABLES = {
+    "assignment.created": "exposures",
+    "override.changed": "overrides",
+    "event.recorded": "events",
+    "experiment.changed": "experiments",
+    "heartbeat.beat": "heartbeats",
+}
+MOMENT_FIELDS = {"exposed_at", "ts", "watermark", "ingested_at"}
+ID_FIELDS = {"experiment_id", "project_id", "variant_id"}
+OBJECT_FIELDS = {"context", "properties", "definition"}
+EVENT = ("event", "event.recorded")
+
+# What no field of its kind can be, as JSON.
+WRONG_MOMENTS = (
+    b'"2026-01-01T00:00:00"',
+    b'"1899-12-31T23:59:59.999999Z"',
+    b'"1900-01-01T00:00:00+00:01"',
+    b'"2300-01-01T00:00:00Z"',
+    b'"infinity"',
+    b'"0044-03-15T12:00:00+00:00 BC"',
+    b"1767225600",
+    b"null",
+)
+WRONG_IDS = (b"0", b"-1", b"9223372036854775808", b"1.5", b'"1"', b"true")
+WRONG_VALUES = (b"1e999", b"-1e999", b"NaN", b"Infinity", b'"1.5"', b"true", b"[]")
+WRONG_OBJECTS = (b"[]", b'"{}"', b"null", b"1", b'{"a":}', b"{,}")
+
+
+@given(st.data(), KINDS)
+def test_transform__valid_payload__passes_it_on_untouched(data: st.DataObject, kind: tuple[str, str]) -> None:
+    payload = msgspec.json.encode(data.draw(payloads(kind)))
+
+    row = transform(*kind, payload)
+
+    assert row == (TABLES[kind[1]], payload)
+
+
+@given(st.data(), KINDS)
+def test_transform__unknown_key__passes(data: st.DataObject, kind: tuple[str, str]) -> None:
+    payload = msgspec.json.encode({**data.draw(payloads(kind)), "added_later": data.draw(JSON)})
+
+    assert transform(*kind, payload).line == payload
+
+
+@given(st.data(), KINDS)
+def test_transform__missing_key__is_poison(data: st.DataObject, kind: tuple[str, str]) -> None:
+    payload = data.draw(payloads(kind))
+    del payload[data.draw(st.sampled_from(sorted(payload)))]
+
+    with pytest.raises(Poison):
+        transform(*kind, msgspec.json.encode(payload))
+
+
+@given(st.data(), KINDS)
+def test_transform__wrong_value_in_any_field__is_poison(data: st.DataObject, kind: tuple[str, str]) -> None:
+    payload = data.draw(payloads(kind))
+    field = data.draw(st.sampled_from(sorted(SHAPES[kind])))
+    payload[field] = msgspec.Raw(data.draw(st.sampled_from(_wrong(kind, field))))
+
+    with pytest.raises(Poison):
+        transform(*kind, msgspec.json.encode(payload))
+
+
+@given(st.data(), KINDS, st.integers().filter(lambda version: version != 1) | st.sampled_from(["1", None, 1.5]))
+def test_transform__other_schema_version__is_poison(data: st.DataObject, kind: tuple[str, str], version: Any) -> None:
+    payload = {**data.draw(payloads(kind)), "schema_version": version}
+
+    with pytest.raises(Poison):
+        transform(*kind, msgspec.json.encode(payload))
+
+
+@given(st.data(), KINDS)
+def test_transform__cut_short__is_poison(data: st.DataObject, kind: tuple[str, str]) -> None:
+    payload = msgspec.json.encode(data.draw(payloads(kind)))
+
+    with pytest.raises(Poison):
+        transform(*kind, payload[: data.draw(st.integers(0, len(payload) - 1))])
+
+
+@given(st.data(), KINDS)
+def test_transform__any_byte_changed__passes_or_is_poison(data: st.DataObject, kind: tuple[str, str]) -> None:
+    payload = bytearray(msgspec.json.encode(data.draw(payloads(kind))))
+    payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
+
+    try:
+        row = transform(*kind, bytes(payload))
+    except Poison:
+        return
+    assert row.line == bytes(payload)
+
+
+@given(KINDS, st.binary() | JSON.map(msgspec.json.encode))
+def test_transform__anything_else__is_poison(kind: tuple[str, str], payload: bytes) -> None:
+    with pytest.raises(Poison):
+        transform(*kind, payload)
+
+
+@pytest.mark.parametrize("lane", [*RELAY_LANES, *kafka_lanes()])
+@given(st.data())
+def test_transform__beat_among_the_rows_of_any_aggregate__goes_to_the_heartbeats(
+    lane: Lane, data: st.DataObject
+) -> None:
+    payload = msgspec.json.encode(data.draw(payloads((HEARTBEAT_AGGREGATE, BEAT))))
+
+    assert transform(lane.aggregatetype, BEAT, payload) == ("heartbeats", payload)
+
+
+@given(st.text(), st.text())
+def test_transform__unknown_type__is_poison(aggregatetype: str, type_: str) -> None:
+    with pytest.raises(Poison, match="no table takes"):
+        transform(aggregatetype, type_, b"{}")
+
+
+@given(st.data())
+def test_transform__bytes_that_are_no_text__is_poison(data: st.DataObject) -> None:
+    payload = msgspec.json.encode({**data.draw(payloads(EVENT)), "properties": {"a": "@"}})
+
+    with pytest.raises(Poison):
+        transform(*EVENT, payload.replace(b'"@"', b'"\xff"'))
+
+
+@given(st.data())
+def test_transform__objects_nested_beyond_reason__is_poison(data: st.DataObject) -> None:
+    payload = data.draw(payloads(EVENT))
+    payload["properties"] = msgspec.Raw(b'{"a":' * 100_000 + b"1" + b"}" * 100_000)
+
+    with pytest.raises(Poison):
+        transform(*EVENT, msgspec.json.encode(payload))
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime(1900, 1, 1, tzinfo=UTC),
+        datetime(2299, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+    ],
+)
+@given(st.data())
+def test_transform__ends_of_the_range__pass(moment: datetime, data: st.DataObject) -> None:
+    payload = msgspec.json.encode({**data.draw(payloads(EVENT)), "ts": moment})
+
+    assert transform(*EVENT, payload).line == payload
+
+
+def _wrong(kind: tuple[str, str], field: str) -> tuple[bytes, ...]:
+    if field in MOMENT_FIELDS:
+        return WRONG_MOMENTS
+    if field in ID_FIELDS:
+        # An event that counts for every experiment names none.
+        return WRONG_IDS if (kind, field) == (EVENT, "experiment_id") else (*WRONG_IDS, b"null")
+    if field in OBJECT_FIELDS:
+        return WRONG_OBJECTS
+    if field == "value":
+        return WRONG_VALUES
+    return (b"[]", b"{}", b"1.5", b"-1")
