@@ -8,6 +8,7 @@ goes on to the ordinary route, which answers it; tests hold the two to the same 
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from fastapi import FastAPI
@@ -20,7 +21,7 @@ from app.access.scopes import Scope as AccessScope
 from app.assignments.schemas import AssignIn
 from app.assignments.values import Question
 from app.core.clock import random_id
-from app.core.errors import AppError
+from app.core.errors import AppError, Invalid
 from app.core.json_body import decode_json
 from app.core.problems import problem_response
 from app.core.routes import API_PREFIX, MAX_BODY_BYTES
@@ -37,6 +38,7 @@ _ASSIGN_ROUTE = f"{API_PREFIX}/assignments"
 _EVENT_ROUTE = f"{API_PREFIX}/events"
 _ENROLL = {b"": True, b"enroll=true": True, b"enroll=false": False}
 _MAX_USER_ID = 256
+_NOT_UTF8 = Invalid.field("path", "is not UTF-8 once its percent signs are decoded")
 _REFERENCE = re.compile(REFERENCE_PATTERN)
 _PROJECT = PROJECT_HEADER.encode()
 
@@ -60,12 +62,15 @@ class FastLane:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
+            if "\ufffd" in scope["path"] and not _is_utf8(scope["raw_path"]):
+                await problem_response(_NOT_UTF8)(scope, _nothing_more, send)
+                return
             if scope["method"] == "GET":
                 if (asked := _assignment_asked(scope)) is not None:
                     reference, user_id, enroll = asked
                     await self._answer_assignment(scope, send, reference, user_id, enroll=enroll)
                     return
-            elif scope["method"] == "POST" and scope["path"] in self._posts and not scope["query_string"]:
+            elif scope["method"] == "POST" and scope["path"] in self._posts and _plain_length(scope) is not None:
                 await self._answer_post(scope, receive, send)
                 return
         await self._api(scope, receive, send)
@@ -86,11 +91,9 @@ class FastLane:
         path = scope["path"]
         services: Services = self._state.services
         access, handle = self._posts[path]
-        if (body := await _plain_json_body(scope, receive)) is None:
-            await self._api(scope, receive, send)
-            return
         try:
             caller = scope[ADMITTED] = await _admit(services, scope, access)
+            body = await _read(receive, _plain_length(scope) or 0)
             status, payload = await handle(services, caller, decode_json(body))
         except ValidationError:
             await self._api(scope, _replay(body), send)  # It says what is wrong; the caller is admitted already.
@@ -163,16 +166,20 @@ async def _admit(services: Services, scope: Scope, access: AccessScope) -> Calle
     )
 
 
-async def _plain_json_body(scope: Scope, receive: Receive) -> bytes | None:
-    """Read the body of a plain request; `None`, with nothing read, for any other."""
+def _plain_length(scope: Scope) -> int | None:
+    """Return the body's length when the request is a plain one with a body of JSON."""
+    if scope["query_string"]:
+        return None
     length = -1
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit():
             length = int(value)
         elif (name == b"content-type" and value != _JSON[1]) or name == b"transfer-encoding":
             return None
-    if not 0 < length <= MAX_BODY_BYTES:
-        return None
+    return length if 0 < length <= MAX_BODY_BYTES else None
+
+
+async def _read(receive: Receive, length: int) -> bytes:
     body = b""
     while len(body) < length:
         message = await receive()
@@ -180,6 +187,15 @@ async def _plain_json_body(scope: Scope, receive: Receive) -> bytes | None:
             break
         body += message.get("body", b"")
     return body
+
+
+def _is_utf8(raw_path: bytes) -> bool:
+    """Tell whether the path is text; servers put U+FFFD in place of bytes that are not, which would merge users."""
+    try:
+        unquote_to_bytes(raw_path).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _replay(body: bytes) -> Receive:

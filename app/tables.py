@@ -7,5 +7,6 @@ from app.core.db import metadata
 from app.events import models as events
 from app.experiments import models as experiments
 from app.outbox import models as outbox
+from app.pipeline import models as pipeline
 
-__all__ = ["access", "assignments", "core", "events", "experiments", "metadata", "outbox"]
+__all__ = ["access", "assignments", "core", "events", "experiments", "metadata", "outbox", "pipeline"]

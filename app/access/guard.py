@@ -56,11 +56,7 @@ class Gate:
             WrongProject: the token belongs to another project than the one asked for.
             RateLimited: the client sends faster than its limit.
         """
-        try:
-            identity = await self._authenticator.identify(_bearer(authorization))
-        except InvalidToken:
-            await self._limiter.admit(self._strangers, address)
-            raise
+        identity = await self._identify(authorization, address)
         await self._limiter.admit(self._traffic if is_traffic else self._management, identity.client_key)
         if scope not in identity.scopes:
             raise MissingScope(
@@ -68,6 +64,17 @@ class Gate:
                 required=scope.value,
             )
         return Caller(identity, await self._project_of(identity, project_key), request_id)
+
+    async def _identify(self, authorization: str | None, address: str) -> Identity:
+        """Identify the caller; who guesses tokens is refused before anybody is asked about the next one."""
+        try:
+            token = _bearer(authorization)
+            if not self._authenticator.knows(token):
+                self._limiter.refuse_if_empty(self._strangers, address)
+            return await self._authenticator.identify(token)
+        except InvalidToken:
+            await self._limiter.admit(self._strangers, address)
+            raise
 
     async def _project_of(self, identity: Identity, key: str | None) -> int:
         if key is None:

@@ -55,6 +55,7 @@ class _LocalBucket:
     tokens: float
     at: float
     in_hand: int = 0
+    empty_until: float = 0
 
 
 class RateLimiter:
@@ -80,11 +81,19 @@ class RateLimiter:
             return
         granted, wait_s = await self._take_from_redis(limit, client) or _take(bucket, limit)
         if granted == 0:
-            raise RateLimited(
-                f"More than {limit.capacity} requests per {limit.period_s:g} s. Wait and send it again.",
-                retry_after_s=max(1, math.ceil(wait_s)),
-            )
+            bucket.empty_until = time.monotonic() + wait_s
+            raise _too_many(limit, wait_s)
         bucket.in_hand += granted - 1
+
+    def refuse_if_empty(self, limit: Limit, client: str) -> None:
+        """Refuse a client whose bucket was found empty a moment ago, at no cost.
+
+        Raises:
+            RateLimited: it is still empty.
+        """
+        bucket = self._buckets.get((limit.name, client))
+        if self._enabled and bucket is not None and (wait_s := bucket.empty_until - time.monotonic()) > 0:
+            raise _too_many(limit, wait_s)
 
     async def _take_from_redis(self, limit: Limit, client: str) -> tuple[int, float] | None:
         key = f"{self._namespace}:rate:{limit.name}:{client}"
@@ -107,6 +116,13 @@ class RateLimiter:
             if len(self._buckets) > _MOST_CLIENTS_IN_MEMORY:
                 self._buckets.popitem(last=False)
         return bucket
+
+
+def _too_many(limit: Limit, wait_s: float) -> RateLimited:
+    return RateLimited(
+        f"More than {limit.capacity} requests per {limit.period_s:g} s. Wait and send it again.",
+        retry_after_s=max(1, math.ceil(wait_s)),
+    )
 
 
 def _take(bucket: _LocalBucket, limit: Limit) -> tuple[int, float]:

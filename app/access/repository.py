@@ -48,6 +48,15 @@ class ProjectRepository:
         rows = await self._connection.execute(select(projects).order_by(projects.c.id.desc()))
         return [_project(row) for row in rows]
 
+    async def list_(self, project_id: int | None, page: PageRequest) -> list[Project]:
+        """Return up to `limit + 1` projects, newest first; one alone when `project_id` is given."""
+        statement = select(projects).order_by(projects.c.id.desc()).limit(page.limit + 1)
+        if project_id is not None:
+            statement = statement.where(projects.c.id == project_id)
+        if (after := page.after_id()) is not None:
+            statement = statement.where(projects.c.id < after)
+        return [_project(row) for row in await self._connection.execute(statement)]
+
     async def insert(self, key: str, name: str) -> Project | None:
         """Return the new project, or `None` when the key is taken."""
         statement = insert(projects).values(key=key, name=name).on_conflict_do_nothing().returning(projects)

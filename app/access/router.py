@@ -92,10 +92,10 @@ async def create_project(body: ProjectIn, caller: CurrentCaller, access: Access)
 
 
 @router.get("/projects", dependencies=[requires(Scope.ADMIN)], responses=documented(*GUARDED))
-async def list_projects(caller: CurrentCaller, access: Access) -> ProjectList:
+async def list_projects(caller: CurrentCaller, access: Access, paging: Paging) -> ProjectList:
     """List the projects that the token may act in."""
-    projects = await access.list_projects(caller)
-    return ProjectList(items=[ProjectOut.of(project) for project in projects], next_cursor=None)
+    page = await access.list_projects(caller, paging)
+    return ProjectList(items=[ProjectOut.of(project) for project in page.items], next_cursor=page.next_cursor)
 
 
 @router.get("/audit", dependencies=[requires(Scope.ADMIN)], responses=documented(*GUARDED))

@@ -135,11 +135,10 @@ class AccessService:
             )
         return project
 
-    async def list_projects(self, caller: Caller) -> list[Project]:
+    async def list_projects(self, caller: Caller, page: PageRequest) -> Page[Project]:
         async with self._database.read() as connection:
-            projects = await ProjectRepository(connection).all()
-        reach = caller.identity.project_id
-        return [project for project in projects if reach is None or project.id == reach]
+            rows = await ProjectRepository(connection).list_(caller.identity.project_id, page)
+        return page_of(rows, page, lambda project: project.id)
 
     async def list_audit(self, caller: Caller, subject: str | None, page: PageRequest) -> Page[AuditEntry]:
         async with self._database.read() as connection:

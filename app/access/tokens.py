@@ -91,6 +91,10 @@ class Authenticator:
             return known.identity
         return self._bootstrap.get(token_hash)
 
+    def knows(self, token: str) -> bool:
+        """Tell whether memory alone can vouch for the token now."""
+        return self._changes.fresh and self._remembered(hash_of(token)) is not None
+
     async def identify(self, token: str) -> Identity:
         """Return who holds the token.
 

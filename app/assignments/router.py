@@ -97,6 +97,7 @@ Bulk = Annotated[
     response_model=BulkOut,
     dependencies=_TRAFFIC,
     responses=documented(*WITH_BODY, ExperimentNotFound),
+    openapi_extra={MAX_BODY_KEY: MAX_BATCH_BODY_BYTES},
 )
 async def assign_many(
     body: Annotated[Bulk, Body()], caller: CurrentCaller, experiments: Experiments, assignments: Assignments

@@ -45,6 +45,15 @@ Reference = Annotated[
 ]
 
 
+# In a list, what cannot exist is answered like what does not: the rest of the list is answered all the same.
+AnyReference = Annotated[
+    str,
+    BeforeValidator(_as_text),
+    StringConstraints(max_length=200),
+    WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string", "maxLength": 200}]}),
+]
+
+
 def _storable_context(context: dict[str, Any]) -> dict[str, Any]:
     refuse_unstorable_json(context)
     if len(msgspec.json.encode(context)) > MAX_CONTEXT_BYTES:
@@ -76,7 +85,7 @@ class BulkForUserIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     user_id: UserId
-    experiment_ids: Annotated[list[Reference], Field(max_length=MAX_BULK)] | None = None
+    experiment_ids: Annotated[list[AnyReference], Field(max_length=MAX_BULK)] | None = None
     context: Context | None = None
     enroll: StrictBool | None = Field(
         default=None,

@@ -135,7 +135,7 @@ class ClickHouse:
 
         def connect_to_own(_timeout_s: int) -> Client:
             client: Client = connect(database="default")
-            client.command(f"CREATE DATABASE IF NOT EXISTS {database}")
+            _ensure_database(client, database)
             client.database = database
             return client
 
@@ -179,9 +179,8 @@ class ClickHouse:
         await self._writing.run(lambda client: client.command(sql))
 
     async def create_database(self) -> None:
-        """Create the database of this object's name if there is none yet."""
-        sql = f"CREATE DATABASE IF NOT EXISTS {self.database}"
-        await self._writing.run(lambda client: client.command(sql, use_database=False))
+        """Make the database of this object's name if there is none; the right to is needed only then."""
+        await self._writing.run(lambda client: _ensure_database(client, self.database))
 
     async def insert_json(self, table: str, lines: Sequence[bytes]) -> None:
         """Insert JSON objects as they are, in one insert; they are stored when this returns.
@@ -280,6 +279,11 @@ class _Lane:
             client = self._own.client = self._connect(self._timeout_s)
             self._clients.append(client)
         return client
+
+
+def _ensure_database(client: Client, name: str) -> None:
+    if not client.command(f"EXISTS DATABASE {name}", use_database=False):
+        client.command(f"CREATE DATABASE IF NOT EXISTS {name}", use_database=False)
 
 
 def _select(

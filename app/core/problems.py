@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Scope
 
 from app.core.errors import AppError, FieldProblem, Invalid
 
@@ -117,8 +118,13 @@ def _http_problem(request: Request, error: HTTPException, headers: Mapping[str, 
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
-    request_id = request.scope.get("request_id", "")
-    log.error("request.failed", path=request.url.path, exc_info=error)
+    return bug_response(request.scope, error)
+
+
+def bug_response(scope: Scope, error: Exception) -> Response:
+    """Log an unexpected error and describe it by the id under which it is logged."""
+    request_id = scope.get("request_id", "")
+    log.error("request.failed", path=scope["path"], exc_info=error)
     return _plain_problem(500, "internal-error", f"An unexpected error, logged under request id {request_id}.", {})
 
 

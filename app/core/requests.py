@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.logging import REQUEST_ID
 from app.core.metrics import Metrics
+from app.core.problems import bug_response
 from app.core.settings import ObservabilitySettings
 
 log = structlog.get_logger()
@@ -58,10 +59,10 @@ class RequestObservation:
 
         try:
             await self._app(scope, receive, send_observed)
-        except Exception:
-            # Starlette raises a failure again after it has answered it; it is logged, and the client has its 500.
+        except Exception as error:  # noqa: BLE001  # The last resort of every request.
+            # Starlette raises a failure again after it has answered it; then it is logged, and the client has its 500.
             if status == 0:
-                raise
+                await bug_response(scope, error)(scope, receive, send_observed)
         finally:
             self._record(scope, status or 500, time.perf_counter() - started)
 

@@ -10,7 +10,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
-from app.core.errors import BodyTooLarge, Invalid, UnsupportedMediaType
+from app.core.errors import BodyTooLarge, Invalid, MalformedBody, UnsupportedMediaType
 from app.core.json_body import decode_json
 
 API_PREFIX = "/api/v1"
@@ -58,9 +58,10 @@ def router(*, tags: list[str | Enum]) -> APIRouter:
 async def _decode_strictly(request: Request, max_bytes: int) -> None:
     """Read and decode the body our way; FastAPI finds both where Starlette keeps them."""
     body = await _read_body(request, max_bytes)
+    if not body:
+        raise MalformedBody("The body is empty; send a JSON object.")
     request._body = body  # noqa: SLF001
-    if body:
-        request._json = decode_json(body)  # noqa: SLF001
+    request._json = decode_json(body)  # noqa: SLF001
 
 
 async def _read_body(request: Request, max_bytes: int) -> bytes:

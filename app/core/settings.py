@@ -105,11 +105,15 @@ class RateLimitSettings(_Group):
 
     enabled: bool = Field(default=True, validation_alias="RATE_LIMIT_ENABLED")
     requests: Annotated[int, Field(ge=1)] = Field(default=100, validation_alias="RATE_LIMIT_REQUESTS")
-    period_s: Annotated[float, Field(gt=0)] = Field(default=60, validation_alias="RATE_LIMIT_PERIOD")
+    period_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=60, validation_alias="RATE_LIMIT_PERIOD"
+    )
     traffic_requests: Annotated[int, Field(ge=1)] = Field(
         default=60_000, validation_alias="TRAFFIC_RATE_LIMIT_REQUESTS"
     )
-    traffic_period_s: Annotated[float, Field(gt=0)] = Field(default=60, validation_alias="TRAFFIC_RATE_LIMIT_PERIOD")
+    traffic_period_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=60, validation_alias="TRAFFIC_RATE_LIMIT_PERIOD"
+    )
 
 
 class AssignmentSettings(_Group):
@@ -133,7 +137,9 @@ class ObservabilitySettings(_Group):
     prometheus_enabled: bool = Field(default=True, validation_alias="PROMETHEUS_ENABLED")
     metrics_token: SecretStr | None = Field(default=None, validation_alias="METRICS_TOKEN")
     timing_enabled: bool = Field(default=True, validation_alias="ENABLE_TIMING_MIDDLEWARE")
-    slow_api_threshold_ms: Annotated[float, Field(ge=0)] = Field(default=1000, validation_alias="SLOW_API_THRESHOLD_MS")
+    slow_api_threshold_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=1000, validation_alias="SLOW_API_THRESHOLD_MS"
+    )
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", validation_alias="LOG_LEVEL")
 
 

@@ -9,8 +9,10 @@ import msgspec
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
+    StrictBool,
     StringConstraints,
     ValidationInfo,
     field_validator,
@@ -37,10 +39,19 @@ Description = Annotated[
     str, StringConstraints(max_length=10_000), AfterValidator(refuse_control_characters_but_line_breaks)
 ]
 Seed = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        raise ValueError("must be a number")  # noqa: TRY004  # Pydantic turns ValueError into a field's problem.
+    return value
+
+
 _HUNDREDTH = Decimal("0.01")
 # Quantised as the database keeps it, so that 50 and 50.00 are no change.
 Percent = Annotated[
     Decimal,
+    BeforeValidator(_number),
     Field(ge=0, le=100, max_digits=5, decimal_places=2),
     AfterValidator(lambda percent: percent.quantize(_HUNDREDTH)),
 ]
@@ -64,7 +75,7 @@ class VariantIn(BaseModel):
     key: Key
     name: Name
     allocation_pct: Percent
-    is_control: bool
+    is_control: StrictBool
     config: Config = Field(default_factory=dict)
 
     def plan(self) -> VariantPlan:

@@ -1,6 +1,7 @@
 """How far ClickHouse is behind, in numbers that alerts can watch."""
 
 import asyncio
+from collections.abc import Sequence
 
 import structlog
 from sqlalchemy import text
@@ -11,6 +12,7 @@ from app.core.clock import Clock, utc_now
 from app.core.db import Database
 from app.core.errors import Unavailable
 from app.core.metrics import Metrics
+from app.pipeline.lanes import RELAY_LANES, Lane
 from app.pipeline.positions import START, Position, Positions, relay_name
 from app.pipeline.watermark import watermark
 
@@ -48,12 +50,14 @@ class Gauges:
         metrics: Metrics,
         *,
         relay: bool,
+        lanes: Sequence[Lane] = RELAY_LANES,
         clock: Clock = utc_now,
     ) -> None:
         self._database = database
         self._clickhouse = clickhouse
         self._metrics = metrics
         self._relay = relay
+        self._lanes = lanes
         self._clock = clock
         self._position = START
         self._watermark = clock()
@@ -86,7 +90,7 @@ class Gauges:
 
     async def _ask_clickhouse(self, connection: AsyncConnection) -> None:
         try:
-            self._watermark = await watermark(self._clickhouse) or self._watermark
+            self._watermark = await watermark(self._clickhouse, self._lanes) or self._watermark
             if self._relay:
                 driver = (await connection.get_raw_connection()).driver_connection
                 self._position = await Positions(self._clickhouse, await relay_name(driver)).get()

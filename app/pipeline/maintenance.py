@@ -1,7 +1,7 @@
 """Partitions: made before they are needed, and those of the outbox dropped when nobody needs them any more."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -13,6 +13,7 @@ from app.core.clock import Clock, utc_now
 from app.core.db import Database
 from app.core.settings import PipelineSettings
 from app.pipeline.exclusive import Exclusive, Progress
+from app.pipeline.lanes import RELAY_LANES, Lane
 from app.pipeline.positions import Position, Positions, relay_name
 from app.pipeline.watermark import watermark
 
@@ -153,11 +154,11 @@ def delivered_by_relay(clickhouse: ClickHouse) -> IsDelivered:
     return is_delivered
 
 
-def delivered_by_kafka(clickhouse: ClickHouse) -> IsDelivered:
+def delivered_by_kafka(clickhouse: ClickHouse, lanes: Sequence[Lane] = RELAY_LANES) -> IsDelivered:
     """Ask whether the watermark has gone past a day: Kafka's offsets say nothing about the outbox's rows."""
 
     async def is_delivered(_connection: asyncpg.Connection, day: OutboxDay) -> bool:
-        proven = await watermark(clickhouse)
+        proven = await watermark(clickhouse, lanes)
         return proven is not None and day.end + _BETWEEN_CLOCKS <= proven
 
     return is_delivered

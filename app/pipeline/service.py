@@ -12,6 +12,7 @@ from app.core.db import Database
 from app.core.metrics import Metrics
 from app.core.settings import Settings
 from app.pipeline.gauges import Gauges
+from app.pipeline.lanes import RELAY_LANES, kafka_lanes
 from app.pipeline.loader import Loader
 from app.pipeline.maintenance import Maintenance, delivered_by_kafka, delivered_by_relay
 from app.pipeline.relay import Relay
@@ -42,15 +43,16 @@ class Pipeline:
         self._clickhouse = clickhouse
         relays = settings.kafka.bootstrap_servers is None
         loader = Loader(clickhouse, metrics, clock=clock)
+        self._lanes = RELAY_LANES if relays else kafka_lanes()
         self._relay = Relay(database, clickhouse, loader, settings.pipeline, clock=clock) if relays else None
-        self._heartbeat = Heartbeat(database, clickhouse, settings.pipeline)
+        self._heartbeat = Heartbeat(database, clickhouse, settings.pipeline, lanes=self._lanes)
         self._maintenance = Maintenance(
             database,
             settings.pipeline,
-            delivered_by_relay(clickhouse) if relays else delivered_by_kafka(clickhouse),
+            delivered_by_relay(clickhouse) if relays else delivered_by_kafka(clickhouse, self._lanes),
             clock=clock,
         )
-        self._gauges = Gauges(database, clickhouse, metrics, relay=relays, clock=clock)
+        self._gauges = Gauges(database, clickhouse, metrics, relay=relays, lanes=self._lanes, clock=clock)
         self._relaying: asyncio.Task[None] | None = None
         self._helpers: list[asyncio.Task[None]] = []
 
@@ -89,4 +91,4 @@ class Pipeline:
         Raises:
             ClickHouseUnavailable: it cannot be reached.
         """
-        return await watermark(self._clickhouse)
+        return await watermark(self._clickhouse, self._lanes)

@@ -126,8 +126,16 @@ _KINDS: Mapping[tuple[str, str], _Kind] = {
         attrgetter("ingested_at", "ingested_at"),
         attrgetter("definition"),
     ),
-    (HEARTBEAT_AGGREGATE, BEAT): _Kind(
-        HEARTBEATS, msgspec.json.Decoder(_Heartbeat).decode, attrgetter("watermark", "ingested_at")
+    # Beats travel among the rows of every aggregate type, or on their own.
+    **dict.fromkeys(
+        (
+            (HEARTBEAT_AGGREGATE, BEAT),
+            (assignments.AGGREGATE, BEAT),
+            (assignments.OVERRIDE_AGGREGATE, BEAT),
+            (events.AGGREGATE, BEAT),
+            (experiments.AGGREGATE, BEAT),
+        ),
+        _Kind(HEARTBEATS, msgspec.json.Decoder(_Heartbeat).decode, attrgetter("watermark", "ingested_at")),
     ),
 }
 

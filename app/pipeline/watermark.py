@@ -12,6 +12,9 @@ So those rows come before the heartbeat in the order of transaction ids, in whic
 order of commits, in which Debezium does. The loader inserts a heartbeat after everything else in its batch. Once
 the heartbeat is in ClickHouse, so is every row ingested before t.
 
+Where the stream has several lanes (see `app.pipeline.lanes`), step 4 appends one row for each, in one transaction.
+Then W is the lowest of the lanes' times, and unknown until each lane has one.
+
 The snapshot's xmax would not do as x: it is one above the last *completed* id, and transactions with higher ids may
 be running.
 
@@ -21,6 +24,7 @@ once the relay has brought them. The next heartbeat lowers W again, because the 
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -31,7 +35,8 @@ from app.core.clickhouse import ClickHouse, ClickHouseUnavailable
 from app.core.db import Database
 from app.core.settings import PipelineSettings
 from app.pipeline.exclusive import Exclusive, Progress
-from app.pipeline.messages import BEAT, HEARTBEAT_AGGREGATE
+from app.pipeline.lanes import RELAY_LANES, Lane
+from app.pipeline.messages import BEAT
 
 log = structlog.get_logger()
 
@@ -45,21 +50,22 @@ _TAKE_XID = "SELECT pg_current_xact_id()::text::bigint"
 _ALL_BELOW_ENDED = "SELECT pg_snapshot_xmin(pg_current_snapshot()) >= $1::text::xid8"
 _APPEND = f"""
 INSERT INTO outbox_events (aggregatetype, aggregateid, type, payload)
-VALUES ('{HEARTBEAT_AGGREGATE}', '0', '{BEAT}', jsonb_build_object('schema_version', 1, 'lane', 0,
-    'beat', $1::bigint, 'watermark', $2::timestamptz, 'ingested_at', ingestion_time()))
+SELECT aggregatetype, aggregateid, '{BEAT}', jsonb_build_object('schema_version', 1, 'lane', lane,
+    'beat', $1::bigint, 'watermark', $2::timestamptz, 'ingested_at', ingestion_time())
+FROM unnest($3::int[], $4::text[], $5::text[]) AS lanes (lane, aggregatetype, aggregateid)
 """  # noqa: S608  # Made of constants.
 # Rows of transactions that began after the last beat, even if they were ingested before it was written.
 _ANYTHING_SINCE = f"""
 SELECT EXISTS (
-    SELECT FROM outbox_events WHERE xid >= $1::text::xid8 AND aggregatetype <> '{HEARTBEAT_AGGREGATE}'
+    SELECT FROM outbox_events WHERE xid >= $1::text::xid8 AND type <> '{BEAT}'
 )
 """  # noqa: S608  # Made of constants.
 
 _LAST_BEAT = "SELECT max(beat) AS beat FROM heartbeats"
-# Lanes are parts of the stream that travel on their own, such as Kafka partitions: the slowest decides.
+# The slowest lane decides, and one that is silent leaves W unknown.
 _WATERMARK = (
-    "SELECT minOrNull(watermark) AS watermark"
-    " FROM (SELECT argMax(watermark, beat) AS watermark FROM heartbeats GROUP BY lane)"
+    "SELECT if(count() = length({lanes:Array(Int32)}), minOrNull(watermark), NULL) AS watermark FROM"
+    " (SELECT argMax(watermark, beat) AS watermark FROM heartbeats WHERE lane IN {lanes:Array(Int32)} GROUP BY lane)"
 )
 
 
@@ -69,13 +75,13 @@ class _Beat:
     at_s: float
 
 
-async def watermark(clickhouse: ClickHouse) -> datetime | None:
-    """Return W, or `None` when nothing is proven yet.
+async def watermark(clickhouse: ClickHouse, lanes: Sequence[Lane] = RELAY_LANES) -> datetime | None:
+    """Return W, or `None` when one of these lanes has proven nothing yet.
 
     Raises:
         ClickHouseUnavailable: it cannot be reached.
     """
-    rows = await clickhouse.rows(_WATERMARK)
+    rows = await clickhouse.rows(_WATERMARK, {"lanes": [lane.number for lane in lanes]})
     moment: datetime | None = rows[0]["watermark"]
     return moment
 
@@ -83,9 +89,18 @@ async def watermark(clickhouse: ClickHouse) -> datetime | None:
 class Heartbeat:
     """Writes heartbeats; one process at a time does, for everybody."""
 
-    def __init__(self, database: Database, clickhouse: ClickHouse, settings: PipelineSettings) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clickhouse: ClickHouse,
+        settings: PipelineSettings,
+        *,
+        lanes: Sequence[Lane] = RELAY_LANES,
+    ) -> None:
         self._clickhouse = clickhouse
         self._every_s = settings.heartbeat_s
+        # In columns, as the statement takes them: numbers, aggregate types, aggregate ids.
+        self._lanes = [list(column) for column in zip(*lanes, strict=True)]
         self._last: _Beat | None = None
         self._number = 0
         self._exclusive = Exclusive(database, self._keep_beating, name="heartbeat", lock=_lock)
@@ -95,7 +110,7 @@ class Heartbeat:
         await self._exclusive.run()
 
     async def beat(self, connection: asyncpg.Connection) -> datetime:
-        """Write one heartbeat and return its time; waits for the transactions that are running now."""
+        """Write one heartbeat to every lane and return its time; waits for the transactions that are running now."""
         moment: datetime = await connection.fetchval(_CLOCK)
         at_s = time.monotonic()
         xid: int = await connection.fetchval(_TAKE_XID)
@@ -104,7 +119,7 @@ class Heartbeat:
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, _LOOK_EVERY_S)
         self._number = max(xid, self._number + 1)
-        await connection.execute(_APPEND, self._number, moment)
+        await connection.execute(_APPEND, self._number, moment, *self._lanes)
         self._last = _Beat(xid, at_s)
         return moment
 

@@ -154,9 +154,10 @@ def test_start__stopped_and_started_again__is_quick_leaves_nothing_and_answers_t
         assert "Traceback" not in service.said()
     assert {answer["reason"] for answer in before} == {"NEW_ASSIGNMENT"}
     assert after == [{**answer, "reason": "EXISTING_ASSIGNMENT"} for answer in before]
-    # The faster of two, since another program may have had the machine for itself during one of them.
-    assert min(seconds_to_start, seconds_to_start_again) < START_WITHIN_S
-    assert min(seconds_to_terminate, seconds_to_interrupt) < STOP_WITHIN_S
+    # The faster of two, and with more patience where others use the machine, too.
+    crowd = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    assert min(seconds_to_start, seconds_to_start_again) < START_WITHIN_S * crowd
+    assert min(seconds_to_terminate, seconds_to_interrupt) < STOP_WITHIN_S * crowd
 
 
 def test_start__interrupted_before_it_is_ready__ends_without_a_trace(tmp_path: Path) -> None:
