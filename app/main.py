@@ -1,5 +1,6 @@
 """create_app(): settings, resources, services, routers, problem handlers."""
 
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -56,6 +57,9 @@ def create_app(settings: Settings, *, connect_clickhouse: Callable[..., Client] 
         await services.start()
         api.state.services = services
         api.state.resources = resources
+        # What lives as long as the process need not be looked at by every collection.
+        gc.collect()
+        gc.freeze()
         try:
             yield
         finally:

@@ -66,12 +66,8 @@ class Gate:
         return Caller(identity, await self._project_of(identity, project_key), request_id)
 
     async def _identify(self, authorization: str | None, address: str) -> Identity:
-        """Identify the caller; who guesses tokens is refused before anybody is asked about the next one."""
         try:
-            token = _bearer(authorization)
-            if not self._authenticator.knows(token):
-                self._limiter.refuse_if_empty(self._strangers, address)
-            return await self._authenticator.identify(token)
+            return await self._authenticator.identify(_bearer(authorization))
         except InvalidToken:
             await self._limiter.admit(self._strangers, address)
             raise

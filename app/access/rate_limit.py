@@ -55,7 +55,6 @@ class _LocalBucket:
     tokens: float
     at: float
     in_hand: int = 0
-    empty_until: float = 0
 
 
 class RateLimiter:
@@ -81,19 +80,8 @@ class RateLimiter:
             return
         granted, wait_s = await self._take_from_redis(limit, client) or _take(bucket, limit)
         if granted == 0:
-            bucket.empty_until = time.monotonic() + wait_s
             raise _too_many(limit, wait_s)
         bucket.in_hand += granted - 1
-
-    def refuse_if_empty(self, limit: Limit, client: str) -> None:
-        """Refuse a client whose bucket was found empty a moment ago, at no cost.
-
-        Raises:
-            RateLimited: it is still empty.
-        """
-        bucket = self._buckets.get((limit.name, client))
-        if self._enabled and bucket is not None and (wait_s := bucket.empty_until - time.monotonic()) > 0:
-            raise _too_many(limit, wait_s)
 
     async def _take_from_redis(self, limit: Limit, client: str) -> tuple[int, float] | None:
         key = f"{self._namespace}:rate:{limit.name}:{client}"

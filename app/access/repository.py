@@ -76,6 +76,11 @@ class TokenRepository:
         row = (await self._connection.execute(statement)).one_or_none()
         return None if row is None else _token(row)
 
+    async def valid_hashes(self) -> frozenset[bytes]:
+        """Return the hashes of all tokens that are not revoked."""
+        statement = select(api_tokens.c.token_hash).where(api_tokens.c.revoked_at.is_(None))
+        return frozenset((await self._connection.execute(statement)).scalars())
+
     async def any_exists(self) -> bool:
         return (await self._connection.execute(select(api_tokens.c.id).limit(1))).first() is not None
 

@@ -40,7 +40,7 @@ class AccessService:
         expires_at: datetime | None,
         project_key: str | None,
     ) -> tuple[StoredToken, str]:
-        """Make a token; its secret is returned here and never again.
+        """Make a token; its secret is returned here and never again, and every process accepts it.
 
         Raises:
             ProjectNotFound: no project has this key.
@@ -49,6 +49,7 @@ class AccessService:
         project_id = await self._reachable_project(caller, project_key)
         secret = new_secret()
         async with self._database.begin() as connection:
+            epoch = await self._changes.bump(connection, TOPIC)
             token = await TokenRepository(connection).insert(
                 token_hash=hash_of(secret),
                 name=name,
@@ -64,6 +65,7 @@ class AccessService:
                 subject=f"token:{token.id}",
                 details={"name": name, "scopes": [scope.value for scope in scopes]},
             )
+        await self._changes.settle(TOPIC, epoch)
         return token, secret
 
     async def create_first_token(self) -> str | None:
@@ -73,6 +75,7 @@ class AccessService:
             tokens = TokenRepository(connection)
             if await tokens.any_exists():
                 return None
+            await self._changes.bump(connection, TOPIC)
             token = await tokens.insert(
                 token_hash=hash_of(secret),
                 name="first administrator",

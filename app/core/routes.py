@@ -58,10 +58,11 @@ def router(*, tags: list[str | Enum]) -> APIRouter:
 async def _decode_strictly(request: Request, max_bytes: int) -> None:
     """Read and decode the body our way; FastAPI finds both where Starlette keeps them."""
     body = await _read_body(request, max_bytes)
-    if not body:
-        raise MalformedBody("The body is empty; send a JSON object.")
     request._body = body  # noqa: SLF001
-    request._json = decode_json(body)  # noqa: SLF001
+    if body:
+        request._json = decode_json(body)  # noqa: SLF001
+    elif "content-type" in request.headers:
+        raise MalformedBody("The body is empty, which is not JSON; send an object.")
 
 
 async def _read_body(request: Request, max_bytes: int) -> bytes:

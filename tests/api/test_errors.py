@@ -67,7 +67,7 @@ def test_body__json_but_no_object__is_422(client: httpx.Client, key: str, method
 
 @pytest.mark.parametrize(("method", "path"), _BODY_ROUTES)
 def test_body__past_its_limit__is_413(client: httpx.Client, key: str, method: str, path: str) -> None:
-    limit = 8 << 20 if path.endswith(("batch", "import")) else 1 << 20
+    limit = 8 << 20 if path.endswith(("batch", "import", "bulk")) else 1 << 20
     body = b'{"x": "' + b"x" * (limit - 8) + b'"}'
     expect_problem(client.request(method, path.format(e=key), content=body, headers=_json()), 413)
 

@@ -24,6 +24,7 @@ MOMENT_FIELDS = {"exposed_at", "ts", "watermark", "ingested_at"}
 ID_FIELDS = {"experiment_id", "project_id", "variant_id"}
 OBJECT_FIELDS = {"context", "properties", "definition"}
 EVENT = ("event", "event.recorded")
+OVERRIDE = ("override", "override.changed")
 
 # What no field of its kind can be, as JSON.
 WRONG_MOMENTS = (
@@ -158,13 +159,14 @@ def test_transform__ends_of_the_range__pass(moment: datetime, data: st.DataObjec
 
 
 def _wrong(kind: tuple[str, str], field: str) -> tuple[bytes, ...]:
-    if field in MOMENT_FIELDS:
-        return WRONG_MOMENTS
-    if field in ID_FIELDS:
-        # An event that counts for every experiment names none.
-        return WRONG_IDS if (kind, field) == (EVENT, "experiment_id") else (*WRONG_IDS, b"null")
-    if field in OBJECT_FIELDS:
-        return WRONG_OBJECTS
-    if field == "value":
-        return WRONG_VALUES
-    return (b"[]", b"{}", b"1.5", b"-1")
+    exceptions = {
+        (EVENT, "experiment_id"): WRONG_IDS,  # Null is right: the event counts for every experiment.
+        (OVERRIDE, "variant_id"): WRONG_IDS[1:],  # Zero is right: the override is removed.
+        (EVENT, "value"): WRONG_VALUES,
+    }
+    by_field = {
+        **dict.fromkeys(MOMENT_FIELDS, WRONG_MOMENTS),
+        **dict.fromkeys(ID_FIELDS, (*WRONG_IDS, b"null")),
+        **dict.fromkeys(OBJECT_FIELDS, WRONG_OBJECTS),
+    }
+    return exceptions.get((kind, field)) or by_field.get(field) or (b"[]", b"{}", b"1.5", b"-1")
