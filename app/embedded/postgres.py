@@ -19,7 +19,7 @@ from app.embedded.child import Program, run_to_end, task
 from app.embedded.data_folder import DataFolder, explained
 from app.embedded.errors import EmbeddedError
 from app.embedded.ports import LOOPBACK
-from app.embedded.processes import end_leftovers, is_alive, is_program, read_pid
+from app.embedded.processes import end_leftovers, is_listed, is_program, read_pid
 from app.embedded.supervisor import Supervisor, start_on_free_port
 
 MAJOR_VERSION = "18"
@@ -146,13 +146,13 @@ class EmbeddedPostgres:
         return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
 
     def _remove_misleading_pid_file(self) -> None:
-        """Remove a stale pid file whose number now belongs to a stranger: PostgreSQL would refuse to start.
+        """Remove a stale pid file whose number is taken by a stranger or a dead process: PostgreSQL would not start.
 
         Otherwise it stays, since PostgreSQL finds by it the memory of processes that outlived their server.
         """
         pid_file = self._cluster / "postmaster.pid"
         pid = read_pid(pid_file)
-        if pid is not None and is_alive(pid) and not is_program(pid, self._binaries / "postgres", self._cluster):
+        if pid is not None and is_listed(pid) and not is_program(pid, self._binaries / "postgres", self._cluster):
             pid_file.unlink()
 
     def _prepare_cluster(self) -> str:

@@ -49,13 +49,18 @@ def is_program(pid: int, executable: Path, folder: Path) -> bool:
 
 def is_alive(pid: int) -> bool:
     """Tell whether a process of this number does or holds anything."""
+    return is_listed(pid) and not _is_zombie(pid)
+
+
+def is_listed(pid: int) -> bool:
+    """Tell whether the number is taken, if only by a dead process that its parent has not asked about."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return not _is_zombie(pid)
+    return True
 
 
 def _end(pids: Collection[int], farewell: Farewell) -> bool:

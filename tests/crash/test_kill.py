@@ -1,7 +1,9 @@
 """kill -9 at random moments: what was acknowledged is there afterwards, exactly once, in both stores."""
 
+import ctypes
 import os
 import random
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +31,8 @@ EXPERIMENT = "crash"
 METRICS = ("conversion_rate", "unique_users", "event_count", "avg_value", "value_per_user", "p95_value")
 KNOWN_USERS = 200
 RECOVER_WITHIN_S = 30.0
+# Source: linux/prctl.h.
+PR_SET_CHILD_SUBREAPER = 36
 
 _EVENTS = "SELECT event_id::text, user_id, value FROM events WHERE event_type = $1"
 _ORPHANED_IDS = (
@@ -137,6 +141,31 @@ def check_history(data: Path, stored: dict[str, Sent], journal: Journal) -> None
     assert len(exposed) == len(set(exposed))
     assert journal.given.keys() <= set(exposed)
     assert ask_history(data, "SELECT count() AS dead FROM dead_letters") == [{"dead": 0}]
+
+
+@pytest.fixture
+def reaps_nobody() -> Iterator[None]:
+    """Make this process what process 1 of many containers is: the parent of orphans, which leaves them as zombies."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    yield
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+    for orphan in psutil.Process().children():
+        if orphan.status() == psutil.STATUS_ZOMBIE:
+            os.waitpid(orphan.pid, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="adopting orphans takes Linux")
+@pytest.mark.usefixtures("reaps_nobody")
+def test_kill__dead_servers_stay_listed__service_starts_all_the_same(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    ServiceProcess.start(data).kill_tree()
+    assert psutil.STATUS_ZOMBIE in {child.status() for child in psutil.Process().children()}
+
+    with running_service(data) as service:
+        ready = httpx.get(f"{service.url}/ready", timeout=30).status_code
+
+    assert ready == 200
 
 
 @pytest.fixture(scope="module")
