@@ -1,0 +1,137 @@
+"""`python -m app.workers.recover_cdc`: begin again with all that the outbox still holds, and end.
+
+For the day when the stream has a gap that Debezium cannot close by itself: see `debezium/README.md`. Rows are
+delivered again that were delivered before; every consumer knows them by their ids.
+"""
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import asynccontextmanager
+from typing import AsyncIterator
+
+import asyncpg
+from sqlalchemy import URL, make_url
+
+from app.core.settings import SettingsError
+from app.pipeline.topics import topics
+from app.workers.connect_api import ConnectApi
+from app.workers.connector import Connector, ConnectorFailed, Say, await_running, patiently
+from app.workers.settings import CdcSettings
+from app.workers.topic_admin import TopicsError, ensure_topics
+
+_DEFAULT_WAIT_S = 300.0
+_CONNECT_TIMEOUT_S = 10
+_LOOK_EVERY_S = 0.2
+
+_DROP_IDLE = """
+SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1 AND NOT active
+"""
+_EXISTS = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1)"
+
+
+class RecoveryFailed(Exception):
+    """The slot cannot be dropped; the message is one clear line."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Begin again; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m app.workers.recover_cdc",
+        description="Forget how far Debezium has come, drop its replication slot and begin again with all that the"
+        " outbox still holds. Rows are delivered again; consumers know them by their ids.",
+    )
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=_DEFAULT_WAIT_S,
+        metavar="SECONDS",
+        help="how long to wait for Kafka, Connect and the connector (default: %(default)g)",
+    )
+    wait_s: float = parser.parse_args(arguments).wait
+    try:
+        recover(CdcSettings.from_environment(), say=_say, give_up_at=time.monotonic() + wait_s)
+    except (SettingsError, TopicsError, ConnectorFailed, RecoveryFailed) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def recover(settings: CdcSettings, *, say: Say, give_up_at: float) -> None:
+    """Begin again; being cut short anywhere, it can be run again.
+
+    Raises:
+        SettingsError: an address is missing.
+        TopicsError: Kafka does not answer or refuses.
+        ConnectorFailed: Connect does not answer or refuses, or the connector does not run.
+        RecoveryFailed: the slot cannot be dropped.
+    """
+    connector, connect = Connector.for_source(settings.source()), ConnectApi(settings.connect_url)
+    asyncio.run(ensure_topics(settings.brokers(), topics(), say=say, give_up_at=give_up_at))
+    _halt(connect, connector, give_up_at)
+    say(f"connector {connector.name}: stopped")
+    patiently(lambda: connect.delete_offsets(connector.name), give_up_at)
+    say(f"connector {connector.name}: offsets forgotten")
+    asyncio.run(_drop_slot(_account(settings), connector.slot, give_up_at))
+    say(f"slot {connector.slot}: dropped")
+    patiently(lambda: connect.resume(connector.name), give_up_at)
+    await_running(connect, connector, give_up_at=give_up_at)
+    say(f"connector {connector.name}: running; it delivers all that the outbox holds again")
+
+
+def _halt(connect: ConnectApi, connector: Connector, give_up_at: float) -> None:
+    """Have the connector there, configured as it should be and stopped; offsets of an earlier life may exist."""
+    if patiently(lambda: connect.find_config(connector.name), give_up_at) is None:
+        patiently(lambda: connect.create_stopped(connector.name, connector.config), give_up_at)
+    else:
+        patiently(lambda: connect.stop(connector.name), give_up_at)
+        patiently(lambda: connect.put_config(connector.name, connector.config), give_up_at)
+    while patiently(lambda: connect.status(connector.name), give_up_at).states != ("STOPPED",):
+        if time.monotonic() >= give_up_at:
+            raise ConnectorFailed(f"connector {connector.name} does not stop")
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _account(settings: CdcSettings) -> URL:
+    """Return where the slot can be dropped: with Debezium's own account if its password is known here."""
+    if settings.password is None:
+        if settings.database_url is None:
+            raise SettingsError("CDC_DATABASE_PASSWORD or DATABASE_URL: must be set, to drop the replication slot")
+        return make_url(settings.database_url).set(drivername="postgresql")
+    source, password = settings.source(), settings.password.get_secret_value()
+    return URL.create("postgresql", source.user, password, source.host, source.port, source.name)
+
+
+async def _drop_slot(account: URL, slot: str, give_up_at: float) -> None:
+    """Drop the slot as soon as its reader has gone; one that does not exist is as good as dropped."""
+    try:
+        async with _connection(account) as connection:
+            while await connection.fetchval(_EXISTS, slot):
+                await connection.execute(_DROP_IDLE, slot)
+                if time.monotonic() >= give_up_at:
+                    raise RecoveryFailed(f"slot {slot} is still in use")
+                await asyncio.sleep(_LOOK_EVERY_S)
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise RecoveryFailed(f"slot {slot} cannot be dropped: {' '.join(str(error).split())}") from error
+
+
+@asynccontextmanager
+async def _connection(account: URL) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(account.render_as_string(hide_password=False), timeout=_CONNECT_TIMEOUT_S)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""`python -m app.workers.register_connector`: make the topics and the connector what the files say, and end."""
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+
+from app.core.settings import SettingsError
+from app.pipeline.topics import topics
+from app.workers.connect_api import ConnectApi
+from app.workers.connector import Connector, ConnectorFailed, Say, await_running, put
+from app.workers.settings import CdcSettings
+from app.workers.topic_admin import TopicsError, ensure_topics
+
+_DEFAULT_WAIT_S = 120.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Bring topics and connector in line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m app.workers.register_connector",
+        description="Create or update Kafka's topics and the Debezium connector, and wait until it runs."
+        " Running it again does no harm.",
+    )
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=_DEFAULT_WAIT_S,
+        metavar="SECONDS",
+        help="how long to wait for Kafka, Connect and the connector (default: %(default)g)",
+    )
+    wait_s: float = parser.parse_args(arguments).wait
+    try:
+        register(CdcSettings.from_environment(), say=_say, give_up_at=time.monotonic() + wait_s)
+    except (SettingsError, TopicsError, ConnectorFailed) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def register(settings: CdcSettings, *, say: Say, give_up_at: float) -> None:
+    """Make the topics first, because the connector stops at a row that has none.
+
+    Raises:
+        SettingsError: an address is missing.
+        TopicsError: Kafka does not answer or refuses.
+        ConnectorFailed: Connect does not answer or refuses, or the connector does not run.
+    """
+    connector, connect = Connector.for_source(settings.source()), ConnectApi(settings.connect_url)
+    created = asyncio.run(ensure_topics(settings.brokers(), topics(), say=say, give_up_at=give_up_at))
+    put(connect, connector, say=say, give_up_at=give_up_at)
+    await_running(connect, connector, give_up_at=give_up_at)
+    say(f"connector {connector.name}: running")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
