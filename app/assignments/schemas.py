@@ -3,7 +3,6 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-import msgspec
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -17,7 +16,7 @@ from pydantic import (
 
 from app.assignments.values import Reason, Source
 from app.core.moments import Moment
-from app.core.text import refuse_control_characters, refuse_unstorable_json
+from app.core.text import encoded_if_storable, refuse_control_characters
 
 MAX_BULK = 1000
 MAX_CONTEXT_BYTES = 16_384
@@ -55,8 +54,7 @@ AnyReference = Annotated[
 
 
 def _storable_context(context: dict[str, Any]) -> dict[str, Any]:
-    refuse_unstorable_json(context)
-    if len(msgspec.json.encode(context)) > MAX_CONTEXT_BYTES:
+    if len(encoded_if_storable(context)) > MAX_CONTEXT_BYTES:
         raise ValueError(f"must be at most {MAX_CONTEXT_BYTES} bytes of JSON")
     return context
 

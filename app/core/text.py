@@ -4,9 +4,14 @@ import math
 import re
 from collections.abc import Iterator
 
+import msgspec
+
 # Category Cc is exactly U+0000-U+001F and U+007F-U+009F; lone surrogates are not text at all.
 _UNSTORABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 MAX_JSON_DEPTH = 64
+# What encoded JSON may show of a control character, or of infinity, which is encoded as null. Harmless text may
+# look like it, too, so that a find is only a reason to look at every leaf.
+_SUSPICIOUS = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\\[bfu]|null")
 _UNSTORABLE_IN_FREE_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -37,13 +42,27 @@ def refuse_control_characters_but_line_breaks(text: str) -> str:
     return text
 
 
-def refuse_unstorable_json(value: object) -> None:
-    """Check every string, key and number in a JSON value.
+def encoded_if_storable(value: object) -> bytes:
+    """Check every string, key and number in a JSON value, and return it encoded.
 
     Raises:
         ValueError: a string holds a NUL or another control character (tabs and line breaks may stand), a number
             is not finite, or the value is nested too deeply.
     """
+    try:
+        encoded = msgspec.json.encode(value)
+    except (UnicodeEncodeError, RecursionError):
+        encoded = b""
+    if not encoded or _SUSPICIOUS.search(encoded) is not None or _brackets(encoded) > MAX_JSON_DEPTH:
+        _refuse_unstorable_leaves(value)
+    return encoded
+
+
+def _brackets(encoded: bytes) -> int:
+    return encoded.count(b"{") + encoded.count(b"[")
+
+
+def _refuse_unstorable_leaves(value: object) -> None:
     for item in _leaves(value):
         if isinstance(item, str):
             refuse_control_characters_but_line_breaks(item)

@@ -44,13 +44,14 @@ async def record_event(
 
 @router.post(
     "/events/batch",
+    response_model=BatchOut,
     dependencies=_TRAFFIC,
     responses=documented(*WITH_BODY),
     openapi_extra={MAX_BODY_KEY: MAX_BATCH_BODY_BYTES},
 )
 async def record_events(
     body: EventBatchIn, caller: CurrentCaller, experiments: Experiments, events: Events
-) -> BatchOut:
+) -> Response:
     """Record many events: good rows are stored, bad ones are named."""
     good: list[Event] = []
     errors: list[RowError] = []
@@ -65,7 +66,8 @@ async def record_events(
     outcomes = await events.record(good)
     events.count_rejected(len(errors))
     accepted = sum(outcomes)
-    return BatchOut(accepted=accepted, duplicates=len(outcomes) - accepted, rejected=len(errors), errors=errors)
+    answer = BatchOut(accepted=accepted, duplicates=len(outcomes) - accepted, rejected=len(errors), errors=errors)
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 async def _event(body: EventIn, caller: Caller, experiments: Experiments) -> Event:

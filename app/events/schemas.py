@@ -5,7 +5,6 @@ from enum import StrEnum
 from typing import Annotated, Any
 from uuid import UUID
 
-import msgspec
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -20,7 +19,7 @@ from app.assignments.schemas import Reference, UserId
 from app.core.clock import utc_now
 from app.core.moments import Moment
 from app.core.rows import InFuture, TooLarge
-from app.core.text import refuse_control_characters, refuse_unstorable_json
+from app.core.text import encoded_if_storable, refuse_control_characters
 
 MAX_EVENTS = 1000
 MAX_PROPERTIES_BYTES = 16_384
@@ -47,8 +46,7 @@ def _number(value: object) -> object:
 
 
 def _storable_properties(properties: dict[str, Any]) -> dict[str, Any]:
-    refuse_unstorable_json(properties)
-    size = len(msgspec.json.encode(properties))
+    size = len(encoded_if_storable(properties))
     if size > MAX_PROPERTIES_BYTES:
         raise TooLarge(f"must be at most {MAX_PROPERTIES_BYTES} bytes of JSON, not {size}")
     return properties

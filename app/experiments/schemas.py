@@ -5,7 +5,6 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Self
 
-import msgspec
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -20,9 +19,9 @@ from pydantic import (
 
 from app.core.moments import Moment
 from app.core.text import (
+    encoded_if_storable,
     refuse_control_characters,
     refuse_control_characters_but_line_breaks,
-    refuse_unstorable_json,
 )
 from app.experiments.allocation import bucket_ranges
 from app.experiments.lifecycle import Status
@@ -58,8 +57,7 @@ Percent = Annotated[
 
 
 def _storable_config(config: dict[str, Any]) -> dict[str, Any]:
-    refuse_unstorable_json(config)
-    if len(msgspec.json.encode(config)) > MAX_CONFIG_BYTES:
+    if len(encoded_if_storable(config)) > MAX_CONFIG_BYTES:
         raise ValueError(f"must be at most {MAX_CONFIG_BYTES} bytes of JSON")
     return config
 

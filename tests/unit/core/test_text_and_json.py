@@ -13,10 +13,10 @@ from app.core.errors import MalformedBody
 from app.core.json_body import decode_json
 from app.core.text import (
     MAX_JSON_DEPTH,
+    encoded_if_storable,
     is_storable,
     refuse_control_characters,
     refuse_control_characters_but_line_breaks,
-    refuse_unstorable_json,
 )
 
 _scalars = (
@@ -62,23 +62,23 @@ def test_text__line_breaks__are_for_descriptions_alone(space: str) -> None:
 def test_json__bad_leaf_anywhere__is_refused(value: object) -> None:
     for outer in (value, [value], {"a": [1, {"b": value}]}):
         with pytest.raises(ValueError, match=r"control characters|finite"):
-            refuse_unstorable_json(outer)
+            encoded_if_storable(outer)
     if isinstance(value, str):
         with pytest.raises(ValueError, match="control characters"):
-            refuse_unstorable_json({value: 1})
+            encoded_if_storable({value: 1})
 
 
 def test_json__nested_beyond_its_depth__is_refused_without_recursion() -> None:
     value: object = 1
     for _ in range(MAX_JSON_DEPTH):
         value = [value]
-    refuse_unstorable_json(value)
+    encoded_if_storable(value)
     with pytest.raises(ValueError, match="nested"):
-        refuse_unstorable_json([value])
+        encoded_if_storable([value])
     for _ in range(100_000):
         value = [value]
     with pytest.raises(ValueError, match="nested"):
-        refuse_unstorable_json(value)
+        encoded_if_storable(value)
     while isinstance(value, list):  # Taken apart here: the interpreter would recurse to free it.
         value = value[0]
 
