@@ -32,7 +32,7 @@ _RECORD = f"""
 WITH moment AS MATERIALIZED (
     SELECT ingestion_time() AS now
 ), sent AS MATERIALIZED (
-    SELECT gen_random_uuid() AS event_id, 'user-' || (number * 7919 % $2::int) AS user_id,
+    SELECT gen_random_uuid() AS event_id, 'user-' || (number::bigint * 7919 % $2::int) AS user_id,
            CASE WHEN number % 10 = 0 THEN 'purchase' ELSE 'view' END AS event_type,
            now - interval '{_DAYS} days' * random() AS ts,
            CASE WHEN number % 10 = 0 THEN round((20 + 60 * random())::numeric, 2)::float8 END AS value, now

@@ -16,9 +16,11 @@ from app.results.answer import (
     VariantResult,
     Verdict,
 )
-from app.results.recipes import Contrast, contrast, detectable_effect, lift_percent, measure
+from app.results.contrasts import TESTED, Contrast, contrast, detectable_effect
+from app.results.recipes import lift_percent, measure
 from app.results.series import length_of, series_of
 from app.results.values import ArmObservations, Metric, Observations, Question, Source
+from app.stats.multiple import adjust_p_values
 from app.stats.srm import srm_chi_square
 
 # A longer series is no chart any more, and its answer would be megabytes.
@@ -60,10 +62,7 @@ def answer(experiment: Experiment, question: Question, observations: Observation
         experiment_id=experiment.id,
         summary=_summary(experiment, question, control, treatments, contrasts, srm_mismatch=srm.mismatch),
         variants=tuple(_variant(arm, control, question) for arm in arms),
-        comparisons=tuple(
-            _comparison(key, control.variant.key, metric, found, include_ci=question.include_ci)
-            for (key, metric), found in contrasts.items()
-        ),
+        comparisons=_comparisons(contrasts, control.variant.key, include_ci=question.include_ci),
         srm=srm,
         metadata=_metadata(question, provenance, total_users=sum(arm.seen.exposed for arm in arms)),
     )
@@ -124,7 +123,7 @@ def _summary(
             srm_mismatch=srm_mismatch,
             below_min_sample=any(_below(arm, question) for arm in (control, *treatments)),
         )
-        if metric in _TESTED
+        if metric in TESTED
         else (None, Verdict.NO_TEST)
     )
     # Of several treatments the smallest: what is detectable there is detectable in all.
@@ -137,9 +136,6 @@ def _summary(
         confidence_level=question.confidence_level,
         minimum_detectable_effect=detectable_effect(metric, control.seen, smallest.seen, question.confidence),
     )
-
-
-_TESTED = frozenset({Metric.CONVERSION_RATE, Metric.VALUE_PER_USER, Metric.AVG_VALUE})
 
 
 def _below(arm: _Arm, question: Question) -> bool:
@@ -171,22 +167,32 @@ def _metric(metric: Metric, arm: _Arm, control: _Arm, question: Question) -> Met
     )
 
 
-def _comparison(key: str, control: str, metric: Metric, found: Contrast, *, include_ci: bool) -> ComparisonResult:
-    return ComparisonResult(
-        variant=key,
-        control=control,
-        metric=metric,
-        difference=found.difference,
-        difference_ci_lower=found.lower if include_ci else None,
-        difference_ci_upper=found.upper if include_ci else None,
-        lift=found.lift,
-        lift_ci_lower=found.lift_lower if include_ci else None,
-        lift_ci_upper=found.lift_upper if include_ci else None,
-        statistic=found.statistic,
-        df=found.df,
-        p_value=found.p_value,
-        method=found.method,
-        null_reason=found.null_reason or (found.interval_null_reason if include_ci else None),
+def _comparisons(
+    contrasts: Mapping[tuple[str, Metric], Contrast], control: str, *, include_ci: bool
+) -> tuple[ComparisonResult, ...]:
+    adjusted = adjust_p_values([found.p_value for found in contrasts.values()]).adjusted
+    return tuple(
+        ComparisonResult(
+            variant=key,
+            control=control,
+            metric=metric,
+            difference=found.difference,
+            difference_ci_lower=found.lower if include_ci else None,
+            difference_ci_upper=found.upper if include_ci else None,
+            lift=found.lift,
+            lift_ci_lower=found.lift_lower if include_ci else None,
+            lift_ci_upper=found.lift_upper if include_ci else None,
+            statistic=found.statistic,
+            df=found.df,
+            p_value=found.p_value,
+            p_value_adjusted=p_value_adjusted,
+            always_valid_p_value=found.always_p_value,
+            always_valid_ci_lower=found.always_lower if include_ci else None,
+            always_valid_ci_upper=found.always_upper if include_ci else None,
+            method=found.method,
+            null_reason=found.null_reason or (found.interval_null_reason if include_ci else None),
+        )
+        for ((key, metric), found), p_value_adjusted in zip(contrasts.items(), adjusted, strict=True)
     )
 
 

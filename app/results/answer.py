@@ -67,7 +67,12 @@ class VariantResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonResult:
-    """One metric of one treatment against the control. `lift` is a fraction."""
+    """One metric of one treatment against the control. `lift` is a fraction.
+
+    `p_value` and the interval of the difference are for one look at a fixed horizon and for this comparison alone;
+    `p_value_adjusted` (Holm) is for all comparisons of the answer read together, and what is `always_valid` holds
+    however often one looks.
+    """
 
     variant: str
     control: str
@@ -81,6 +86,10 @@ class ComparisonResult:
     statistic: float | None
     df: float | None
     p_value: float | None
+    p_value_adjusted: float | None
+    always_valid_p_value: float | None
+    always_valid_ci_lower: float | None
+    always_valid_ci_upper: float | None
     method: Method
     null_reason: str | None
 

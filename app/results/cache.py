@@ -2,8 +2,7 @@
 
 import hashlib
 import random
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import replace
 
 import msgspec
 
@@ -11,29 +10,13 @@ from app.core.metrics import Metrics
 from app.core.redis import RedisAid
 from app.experiments.values import Experiment
 from app.results.answer import Results
-from app.results.values import Question
+from app.results.values import Freshness, Question
 
 # The contract's lifetimes: a summary 60 s, an answer with its time series 5 min.
 _SUMMARY_TTL_S = 60
 _DETAILED_TTL_S = 300
 # Answers of one moment should not all be forgotten in one moment.
 _JITTER = 0.1
-# Transactions take their rows' ingestion times before they commit. Rows younger than this may still be joined by
-# older ones, so what is computed from them is not kept.
-_SETTLED_AFTER = timedelta(seconds=5)
-
-
-@dataclass(frozen=True, slots=True)
-class Freshness:
-    """The newest rows that PostgreSQL holds, and its clock. Equal freshness, once settled, means equal data."""
-
-    newest: datetime | None
-    epochs: tuple[int, ...]
-    now: datetime
-
-    @property
-    def settled(self) -> bool:
-        return self.newest is None or self.now - self.newest > _SETTLED_AFTER
 
 
 class ResultsCache:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from app.core.clickhouse import ClickHouse, SentRows
-from app.results.observed import P95, observations_of
+from app.results.observed import EPOCH, FOREVER, MOST_AHEAD, ORIGIN, P95, observations_of
 from app.results.values import Observations, Question, Subject, Tail
 
 # Copies of a redelivered row carry the same ingestion time, so they never lie in different partitions.
@@ -49,10 +49,9 @@ _OVERRIDDEN = """
 _OVERRIDDEN_BY_TAIL = f"""
 ), overridden AS (
     SELECT user_id, variant_id, exposed_at FROM {_TAIL_OVERRIDES}"""  # noqa: S608  # Made of constants.
-# Users get a number, because grouping by numbers is far cheaper than grouping by text.
 _EXPOSED_BY_PLAN = """
 ), exposed AS (
-    SELECT rowNumberInAllBlocks() AS unit, user_id, variant_id, exposed_at, planned FROM (
+    SELECT user_id, variant_id, exposed_at, planned FROM (
         SELECT user_id, variant_id, exposed_at, 1 AS planned FROM stored
         WHERE user_id NOT IN (SELECT user_id FROM overridden)"""
 _AND_WITH_OVERRIDES = """
@@ -70,19 +69,22 @@ _HAS_CONTEXT = """
 _EXPOSED_TAIL = """
     ) WHERE true"""
 _EXPOSED_BEFORE_END = """ AND exposed_at < {until:DateTime64(6, 'UTC')}"""
+# The conditions on ingestion times follow from those on the events' own, and spare partitions that are too old.
 _CONDITIONS = """ WHERE project_id = {project_id:Int64}
       AND (experiment_id IS NULL OR experiment_id = {experiment_id:Int64})
-      AND ingested_at < {watermark:DateTime64(6, 'UTC')}"""
+      AND ingested_at < {watermark:DateTime64(6, 'UTC')}
+      AND ingested_at >= (SELECT min(exposed_at) FROM exposed) - toIntervalMicrosecond({most_ahead_us:Int64})"""
+_INGESTED_SINCE = """
+      AND ingested_at >= {since:DateTime64(6, 'UTC')} - toIntervalMicrosecond({most_ahead_us:Int64})"""
 _SINCE = """ AND ts >= {since:DateTime64(6, 'UTC')}"""
 _UNTIL = """ AND ts < {until:DateTime64(6, 'UTC')}"""
 _OF_TYPES = """ AND event_type IN ({event_types:Array(String)})"""
-# A bucket is the largest multiple of its width that is not above the moment, also before 1970.
 _COUNTED_HEAD = """
 ), counted AS (
-    SELECT exposed.variant_id AS variant_id, exposed.unit AS unit, happened.event_type AS event_type,
+    SELECT exposed.variant_id AS variant_id, exposed.user_id AS user_id, happened.event_type AS event_type,
         happened.value AS value,
-        toUnixTimestamp64Micro(happened.ts) - positiveModulo(toUnixTimestamp64Micro(happened.ts), {width_us:Int64})
-            AS bucket_us
+        toUnixTimestamp64Micro(happened.ts)
+            - (toUnixTimestamp64Micro(happened.ts) - {origin_us:Int64}) % {width_us:Int64} AS bucket_us
     FROM (
         SELECT user_id, event_type, ts, value FROM events FINAL"""
 # Copies of a redelivered row do not move a maximum.
@@ -106,35 +108,38 @@ _SCALE = """
     SELECT 1084 - toInt32(bitAnd(bitShiftRight(reinterpretAsUInt64(coalesce(max(abs(value)), 0.)), 52), 2047))
     FROM counted_with_copies
 ) AS scale, per_slot AS (
-    SELECT variant_id, unit, event_type, bucket_us, count() AS events, count(value) AS valued,
+    SELECT variant_id, user_id, event_type, bucket_us, count() AS events, count(value) AS valued,
         sum(toInt128(coalesce(toInt64(roundBankers(
             value * exp2(intDiv(scale, 2)) * exp2(scale - intDiv(scale, 2)))), 0))) AS total
-    FROM counted GROUP BY variant_id, unit, event_type, bucket_us"""
+    FROM counted GROUP BY variant_id, user_id, event_type, bucket_us"""
 _NO_SCALE = """
 ), 0 AS scale, per_slot AS (
-    SELECT variant_id, unit, event_type, bucket_us, count() AS events, 0 AS valued, toInt128(0) AS total
-    FROM counted GROUP BY variant_id, unit, event_type, bucket_us"""
+    SELECT variant_id, user_id, event_type, bucket_us, count() AS events, 0 AS valued, toInt128(0) AS total
+    FROM counted GROUP BY variant_id, user_id, event_type, bucket_us"""
 # Once by user, for the metrics, and once by bucket, for the time series, in the same pass.
 _PER_USER_AND_BUCKET = """
 ), per_user_and_bucket AS (
-    SELECT variant_id, unit, event_type, bucket_us, grouping(unit) = 0 AS of_user,
+    SELECT variant_id, user_id, event_type, bucket_us, grouping(user_id) = 0 AS of_user,
         count() AS users, sum(events) AS events, sum(valued) AS valued, sum(total) AS total
-    FROM per_slot GROUP BY GROUPING SETS ((variant_id, unit), (variant_id, event_type, bucket_us))"""
+    FROM per_slot GROUP BY GROUPING SETS ((variant_id, user_id), (variant_id, event_type, bucket_us))"""
 _PER_USER = """
 ), per_user_and_bucket AS (
-    SELECT variant_id, unit, '' AS event_type, toInt64(0) AS bucket_us, true AS of_user,
+    SELECT variant_id, user_id, '' AS event_type, toInt64(0) AS bucket_us, true AS of_user,
         count() AS users, sum(events) AS events, sum(valued) AS valued, sum(total) AS total
-    FROM per_slot GROUP BY variant_id, unit"""
+    FROM per_slot GROUP BY variant_id, user_id"""
+# Who entered before the first event that can count is as good as entered then.
 _ANSWER = """
 )
 SELECT * FROM (
     SELECT 'entry' AS kind, variant_id, '' AS event_type,
-        toUnixTimestamp64Micro(exposed_at)
-            - positiveModulo(toUnixTimestamp64Micro(exposed_at), {entry_width_us:Int64}) AS bucket_us,
+        entered_us - (entered_us - {origin_us:Int64}) % {entry_width_us:Int64} AS bucket_us,
         count() AS users, sum(planned) AS planned, toUInt64(0) AS events, toUInt64(0) AS valued,
         toUInt256(0) AS valued_squares, toInt256(0) AS total, toInt256(0) AS total_squares, toInt256(0) AS products,
         0 AS exponent, 0 AS position, 0. AS value
-    FROM exposed GROUP BY variant_id, bucket_us
+    FROM (
+        SELECT variant_id, planned, greatest(toUnixTimestamp64Micro(exposed_at), {since_us:Int64}) AS entered_us
+        FROM exposed
+    ) GROUP BY variant_id, bucket_us
     UNION ALL
     SELECT if(of_user, 'arm', 'slot') AS kind, variant_id, event_type, bucket_us,
         if(of_user, count(), any(users)) AS users, 0 AS planned, sum(events) AS events, sum(valued) AS valued,
@@ -158,7 +163,7 @@ _P95_ANSWER = f"""
 _END = """
 )"""
 
-_FOREVER_US = 2**62
+_US = timedelta(microseconds=1)
 
 
 class ColdStore:
@@ -208,13 +213,14 @@ def statement_for(
             _OF_TYPES if question.event_types else "",
         )
     )
+    in_history = _CONDITIONS + (_INGESTED_SINCE if question.start is not None else "") + conditions
     counted = (
-        *(_COUNTED_HEAD, _CONDITIONS, conditions),
+        *(_COUNTED_HEAD, in_history),
         *((_AND_EVENTS_TAIL, conditions) if with_tail else ()),
         _COUNTED_TAIL,
     )
     counted_with_copies = (
-        *(_COUNTED_WITH_COPIES_HEAD, _CONDITIONS, conditions, _WITH_VALUE),
+        *(_COUNTED_WITH_COPIES_HEAD, in_history, _WITH_VALUE),
         *((_AND_VALUES_TAIL, conditions, _WITH_VALUE) if with_tail else ()),
         _COUNTED_TAIL,
     )
@@ -244,13 +250,15 @@ def _exposed(question: Question) -> tuple[str, ...]:
 
 
 def _parameters(subject: Subject, question: Question, watermark: datetime, *, most_slots: int) -> Mapping[str, Any]:
-    width_us = question.granularity.width // timedelta(microseconds=1)
     parameters: dict[str, Any] = {
         "project_id": subject.project_id,
         "experiment_id": subject.experiment_id,
         "watermark": watermark,
-        "width_us": width_us,
-        "entry_width_us": width_us if question.with_series else _FOREVER_US,
+        "most_ahead_us": MOST_AHEAD // _US,
+        "origin_us": (ORIGIN - EPOCH) // _US,
+        "since_us": ((question.start or ORIGIN) - EPOCH) // _US,
+        "width_us": question.granularity.width // _US,
+        "entry_width_us": (question.granularity.width if question.with_series else FOREVER) // _US,
         "most_slots": most_slots,
     }
     if question.start is not None:

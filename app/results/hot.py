@@ -6,7 +6,7 @@ chosen so that the largest value just fits 62 bits, and whole numbers are summed
 """
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import TextClause, text
@@ -14,14 +14,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.db import Database
 from app.results.errors import TailTooLarge
-from app.results.observed import P95, observations_of
+from app.results.observed import FOREVER, MOST_AHEAD, ORIGIN, P95, observations_of
 from app.results.values import Observations, Question, Subject, Tail
 
 # A statement of this kind needs memory for a hash of all users; the plan must not depend on statistics that a
 # bulk load has left behind: every join here is one of equality over many rows, for which hashing is right, and
 # parallel workers would take the processors that assignment needs.
 _PREPARE = text(
-    "SELECT set_config('work_mem', '192MB', true), set_config('plan_cache_mode', 'force_custom_plan', true),"
+    "SELECT set_config('work_mem', '96MB', true), set_config('plan_cache_mode', 'force_custom_plan', true),"
     " set_config('enable_nestloop', 'off', true), set_config('enable_mergejoin', 'off', true),"
     " set_config('max_parallel_workers_per_gather', '0', true), clock_timestamp() AS now"
 )
@@ -62,14 +62,18 @@ _HAS_CONTEXT = """
                 CAST(stored.context ->> :context_name_{index} AS float8) = CAST(:context_number_{index} AS float8)
             END
           END"""
+# The conditions on ingestion times follow from those on the events' own, and spare partitions that are too old.
 _COUNTED = """, counted AS MATERIALIZED (
     SELECT exposed.variant_id, exposed.unit, happened.event_type, happened.value,
-        date_bin(CAST(:width AS interval), happened.ts, 'epoch'::timestamptz) AS bucket
+        date_bin(CAST(:width AS interval), happened.ts, CAST(:origin AS timestamptz)) AS bucket
     FROM events AS happened JOIN exposed ON happened.user_id = exposed.user_id
     WHERE happened.project_id = CAST(:project_id AS bigint)
       AND happened.ts >= exposed.exposed_at
+      AND happened.ingested_at >= (SELECT min(exposed_at) FROM exposed) - CAST(:most_ahead AS interval)
       AND (happened.experiment_id IS NULL OR happened.experiment_id = CAST(:experiment_id AS bigint))
-      AND (CAST(:since AS timestamptz) IS NULL OR happened.ts >= CAST(:since AS timestamptz))
+      AND (CAST(:since AS timestamptz) IS NULL OR (
+        happened.ts >= CAST(:since AS timestamptz)
+        AND happened.ingested_at >= CAST(:since AS timestamptz) - CAST(:most_ahead AS interval)))
       AND (CAST(:until AS timestamptz) IS NULL OR happened.ts < CAST(:until AS timestamptz))
       AND (CAST(:event_types AS text[]) IS NULL OR happened.event_type = ANY (CAST(:event_types AS text[])))
 )"""
@@ -105,15 +109,19 @@ _RANKED = """, ranked AS (
     FROM counted WHERE value IS NOT NULL WINDOW in_order AS (PARTITION BY variant_id ORDER BY value)
 )"""
 
+# Who entered before the first event that can count is as good as entered then.
 _ENTRIES_ANSWER = """
 SELECT 'entry' AS kind, variant_id, CAST(NULL AS text) AS event_type,
-    CAST(extract(epoch FROM date_bin(CAST(:entry_width AS interval), exposed_at, 'epoch'::timestamptz)) * 1000000
-        AS bigint) AS bucket_us,
+    CAST(date_part('epoch', bucket) * 1000000 AS bigint) AS bucket_us,
     count(*) AS users, sum(planned) AS planned, CAST(NULL AS numeric) AS events, CAST(NULL AS numeric) AS valued,
     CAST(NULL AS numeric) AS valued_squares, CAST(NULL AS numeric) AS total, CAST(NULL AS numeric) AS total_squares,
     CAST(NULL AS numeric) AS products, CAST(NULL AS int) AS exponent, CAST(NULL AS int) AS position,
     CAST(NULL AS float8) AS value
-FROM exposed GROUP BY variant_id, bucket_us"""
+FROM (
+    SELECT variant_id, planned, date_bin(CAST(:entry_width AS interval),
+        greatest(exposed_at, CAST(:since AS timestamptz)), CAST(:origin AS timestamptz)) AS bucket
+    FROM exposed
+) AS entered GROUP BY variant_id, bucket"""
 _ARMS_ANSWER = """
 UNION ALL
 SELECT 'arm', variant_id, NULL, NULL, count(*), NULL, sum(events), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
@@ -155,9 +163,6 @@ _ONE_SNAPSHOT = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY
 _NOW = text("SELECT clock_timestamp()")
 # What travels with a query in about a second.
 _MOST_TAIL_ROWS = 200_000
-
-# One bucket for all exposures where their times do not matter.
-_FOREVER = timedelta(days=10_000_000)
 
 
 class HotStore:
@@ -236,11 +241,13 @@ def statement_for(subject: Subject, question: Question, *, most_slots: int) -> t
     parameters: dict[str, Any] = {
         "project_id": subject.project_id,
         "experiment_id": subject.experiment_id,
+        "most_ahead": MOST_AHEAD,
         "since": question.start,
         "until": question.end,
         "event_types": list(question.event_types) or None,
+        "origin": ORIGIN,
         "width": question.granularity.width,
-        "entry_width": question.granularity.width if question.with_series else _FOREVER,
+        "entry_width": question.granularity.width if question.with_series else FOREVER,
     }
     if question.with_series:
         parameters["most_slots"] = most_slots

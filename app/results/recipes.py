@@ -1,34 +1,27 @@
-"""How each metric is made from an arm's observations, and how two arms compare by it. Plain functions, no I/O."""
+"""How each metric is made from an arm's observations. Plain functions, no I/O."""
 
-import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
-from app.results.answer import Method
 from app.results.values import ArmObservations, Metric, ValueSums
-from app.stats.comparisons import compare
-from app.stats.distributions import Alternative, Distribution
+from app.stats.distributions import Distribution
 from app.stats.exact import all_finite, to_float
 from app.stats.intervals import Interval
-from app.stats.lift import Lift, LiftMethod, relative_lift
 from app.stats.means import value_interval
-from app.stats.planning import Design
-from app.stats.power_means import MeanPower, mde_means
-from app.stats.power_rates import mde_proportions
-from app.stats.proportions import difference_of_proportions, two_proportion_test, wilson_interval
+from app.stats.proportions import wilson_interval
 from app.stats.reasons import NullReason
-from app.stats.samples import ArmEstimate, MeanSample, Proportion, RatioSample, Sample
+from app.stats.samples import ArmEstimate, MeanSample, Proportion, RatioSample
+
+# Sums that leave the range of a double come as an estimate without a variance.
+MeanOrEstimate: TypeAlias = MeanSample | ArmEstimate
+RatioOrEstimate: TypeAlias = RatioSample | ArmEstimate
 
 # No event carries a value, so there is no percentile of them.
 NO_VALUES = "no_values"
 # Counts and percentiles have no interval here.
 NO_INTERVAL = "no_interval"
-# Counts depend on the allocation, and percentiles have no standard error here, so nothing is tested.
-NO_TEST = "no_test"
 
-# The convention of planning: an effect is detectable if the test finds it four times out of five.
-_POWER = 0.8
 # Beyond this the statistics on sums of squares leave the range of a double.
 _LARGEST_SUM = 10**300
 
@@ -43,25 +36,6 @@ class Measure:
     null_reason: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contrast:
-    """How a treatment differs from the control by one metric; `lift` is a fraction."""
-
-    method: Method
-    difference: float | None
-    lower: float | None
-    upper: float | None
-    lift: float | None
-    lift_lower: float | None
-    lift_upper: float | None
-    statistic: float | None
-    df: float | None
-    p_value: float | None
-    # Why a value or the test is undefined, and why an interval is.
-    null_reason: str | None
-    interval_null_reason: str | None
-
-
 def measure(metric: Metric, arm: ArmObservations, confidence: float) -> Measure:
     """Return the metric's value in an arm."""
     match metric:
@@ -70,45 +44,14 @@ def measure(metric: Metric, arm: ArmObservations, confidence: float) -> Measure:
         case Metric.EVENT_COUNT:
             return Measure(arm.events, None, None, NO_INTERVAL)
         case Metric.P95_VALUE:
-            value = _percentile(arm)
-            return Measure(
-                None if value is None else to_float(value),
-                None,
-                None,
-                NO_VALUES if value is None else NO_INTERVAL,
-            )
+            value = shown(_percentile(arm))
+            return Measure(value, None, None, NO_VALUES if value is None else NO_INTERVAL)
         case Metric.CONVERSION_RATE:
-            return _measure(wilson_interval(_proportion(arm), confidence=confidence))
+            return _measure(wilson_interval(rate_of(arm), confidence=confidence))
         case Metric.VALUE_PER_USER:
-            return _measure(value_interval(_mean(arm), confidence=confidence))
+            return _measure(value_interval(mean_of(arm), confidence=confidence))
         case Metric.AVG_VALUE:
-            return _measure(value_interval(_ratio(arm), confidence=confidence, distribution=Distribution.NORMAL))
-        case _:
-            assert_never(metric)
-
-
-def lift_percent(metric: Metric, control: ArmObservations, treatment: ArmObservations) -> float | None:
-    """Return the treatment's value over the control's, minus 1, in percent with two decimals."""
-    lift = _exact_lift(exact_value(metric, control), exact_value(metric, treatment))
-    percent = None if lift is None else to_float(lift * 100)
-    return None if percent is None or not all_finite(percent) else round(percent, 2)
-
-
-def contrast(metric: Metric, control: ArmObservations, treatment: ArmObservations, confidence: float) -> Contrast:
-    """Compare a treatment with the control by one metric."""
-    match metric:
-        case Metric.UNIQUE_USERS | Metric.EVENT_COUNT | Metric.P95_VALUE:
-            return _contrast_without_test(exact_value(metric, control), exact_value(metric, treatment))
-        case Metric.CONVERSION_RATE:
-            return _contrast_of_rates(_proportion(control), _proportion(treatment), confidence)
-        case Metric.VALUE_PER_USER:
-            return _contrast_of_means(
-                _mean(control), _mean(treatment), confidence, Method.WELCH_T, Distribution.WELCH_T
-            )
-        case Metric.AVG_VALUE:
-            return _contrast_of_means(
-                _ratio(control), _ratio(treatment), confidence, Method.DELTA_Z, Distribution.NORMAL
-            )
+            return _measure(value_interval(ratio_of(arm), confidence=confidence, distribution=Distribution.NORMAL))
         case _:
             assert_never(metric)
 
@@ -123,54 +66,51 @@ def exact_value(metric: Metric, arm: ArmObservations) -> Fraction | None:
         case Metric.P95_VALUE:
             return _percentile(arm)
         case Metric.CONVERSION_RATE:
-            return _proportion(arm).estimate().value
+            return rate_of(arm).estimate().value
         case Metric.VALUE_PER_USER:
-            return _mean(arm).estimate().value
+            return mean_of(arm).estimate().value
         case Metric.AVG_VALUE:
-            return _ratio(arm).estimate().value
+            return ratio_of(arm).estimate().value
         case _:
             assert_never(metric)
 
 
-def detectable_effect(
-    metric: Metric, control: ArmObservations, treatment: ArmObservations, confidence: float
-) -> float | None:
-    """Return the smallest relative effect that the test finds with 80 % power in as many users as there are.
-
-    `None` where the metric has no test, an arm is too small, or the control's value is 0 or has no variance.
-    """
-    if 1 - confidence >= _POWER or not (control.exposed and treatment.exposed):
-        return None
-    design = Design(alpha=1 - confidence, ratio_treatment_to_control=treatment.exposed / control.exposed)
-    match metric:
-        case Metric.UNIQUE_USERS | Metric.EVENT_COUNT | Metric.P95_VALUE:
-            return None
-        case Metric.CONVERSION_RATE:
-            baseline = control.converters / control.exposed
-            return mde_proportions(baseline=baseline, n_control=control.exposed, power=_POWER, design=design).relative
-        case Metric.VALUE_PER_USER:
-            return _detectable_difference(_mean(control), _mean(treatment), design)
-        case Metric.AVG_VALUE:
-            return _detectable_difference(_ratio(control), _ratio(treatment), design)
-        case _:
-            assert_never(metric)
+def exact_lift(control: Fraction | None, treatment: Fraction | None) -> Fraction | None:
+    """Return the treatment's value over the control's, minus 1; `None` where the control's is 0 or undefined."""
+    return (treatment - control) / control if control and treatment is not None else None
 
 
-def _proportion(arm: ArmObservations) -> Proportion:
+def lift_percent(metric: Metric, control: ArmObservations, treatment: ArmObservations) -> float | None:
+    """Return the lift in percent with two decimals."""
+    lift = shown(exact_lift(exact_value(metric, control), exact_value(metric, treatment)))
+    percent = None if lift is None else round(lift * 100, 2)
+    # Adding 0 turns a negative zero, left by rounding, into an ordinary one.
+    return percent + 0.0 if percent is not None and all_finite(percent) else None
+
+
+def shown(value: Fraction | None) -> float | None:
+    """Return the nearest double, `None` where there is none."""
+    rounded = None if value is None else to_float(value)
+    return rounded if rounded is not None and all_finite(rounded) else None
+
+
+def rate_of(arm: ArmObservations) -> Proportion:
     return Proportion(arm.converters, arm.exposed)
 
 
-def _mean(arm: ArmObservations) -> Sample:
+def mean_of(arm: ArmObservations) -> MeanOrEstimate:
+    """Return the value per exposed user; who has none counts as 0."""
     sums = arm.sums
     if not _in_range(sums):
-        return _beyond_range(arm, Fraction(sums.totals, arm.exposed) if arm.exposed else None)
+        return _beyond_range(arm, sums.totals / arm.exposed)
     return MeanSample.from_sums(n=arm.exposed, sum_values=sums.totals, sum_squares=sums.total_squares)
 
 
-def _ratio(arm: ArmObservations) -> Sample:
+def ratio_of(arm: ArmObservations) -> RatioOrEstimate:
+    """Return the value per event that carries one: a ratio of two sums over users."""
     sums = arm.sums
     if not _in_range(sums):
-        return _beyond_range(arm, Fraction(sums.totals, sums.counts) if sums.counts else None)
+        return _beyond_range(arm, sums.totals / sums.counts)
     return RatioSample.from_sums(
         n=arm.exposed,
         num_sum=sums.totals,
@@ -185,8 +125,7 @@ def _in_range(sums: ValueSums) -> bool:
     return max(abs(sums.totals), sums.total_squares, abs(sums.products)) <= _LARGEST_SUM
 
 
-def _beyond_range(arm: ArmObservations, value: Fraction | None) -> ArmEstimate:
-    """Return an estimate whose value is shown if a double can hold it, and whose variance is not known."""
+def _beyond_range(arm: ArmObservations, value: Fraction) -> ArmEstimate:
     return ArmEstimate(n=arm.exposed, value=value, variance=None, null_reason=NullReason.OUT_OF_RANGE)
 
 
@@ -199,102 +138,3 @@ def _percentile(arm: ArmObservations) -> Fraction | None:
 
 def _measure(interval: Interval) -> Measure:
     return Measure(interval.estimate, interval.lower, interval.upper, interval.null_reason)
-
-
-def _exact_lift(control: Fraction | None, treatment: Fraction | None) -> Fraction | None:
-    return (treatment - control) / control if control and treatment is not None else None
-
-
-def _contrast_without_test(control: Fraction | None, treatment: Fraction | None) -> Contrast:
-    lift = _exact_lift(control, treatment)
-    difference = None if control is None or treatment is None else treatment - control
-    return Contrast(
-        method=Method.NONE,
-        difference=_shown(difference),
-        lower=None,
-        upper=None,
-        lift=_shown(lift),
-        lift_lower=None,
-        lift_upper=None,
-        statistic=None,
-        df=None,
-        p_value=None,
-        null_reason=NO_VALUES if difference is None else NO_TEST,
-        interval_null_reason=None,
-    )
-
-
-def _shown(value: Fraction | None) -> float | None:
-    shown = None if value is None else to_float(value)
-    return shown if shown is not None and all_finite(shown) else None
-
-
-def _contrast_of_rates(control: Proportion, treatment: Proportion, confidence: float) -> Contrast:
-    interval = difference_of_proportions(control, treatment, confidence=confidence)
-    test = two_proportion_test(control, treatment)
-    lift = relative_lift(control, treatment, confidence=confidence, method=LiftMethod.FIELLER_NORMAL)
-    return Contrast(
-        method=Method.POOLED_Z,
-        difference=interval.estimate,
-        lower=interval.lower,
-        upper=interval.upper,
-        lift=lift.lift,
-        lift_lower=lift.lower,
-        lift_upper=lift.upper,
-        statistic=test.statistic,
-        df=None,
-        p_value=test.p_value,
-        null_reason=interval.null_reason or test.null_reason or _reason_without_lift(lift),
-        interval_null_reason=lift.null_reason,
-    )
-
-
-def _contrast_of_means(
-    control: Sample, treatment: Sample, confidence: float, method: Method, distribution: Distribution
-) -> Contrast:
-    difference = compare(
-        control,
-        treatment,
-        confidence=confidence,
-        alternative=Alternative.TWO_SIDED,
-        distribution=distribution,
-    )
-    by_distribution = {
-        Distribution.WELCH_T: LiftMethod.FIELLER_WELCH_T,
-        Distribution.NORMAL: LiftMethod.FIELLER_NORMAL,
-    }
-    lift = relative_lift(control, treatment, confidence=confidence, method=by_distribution[distribution])
-    return Contrast(
-        method=method,
-        difference=difference.difference,
-        lower=difference.lower,
-        upper=difference.upper,
-        lift=lift.lift,
-        lift_lower=lift.lower,
-        lift_upper=lift.upper,
-        statistic=difference.statistic,
-        df=difference.df,
-        p_value=difference.p_value,
-        null_reason=difference.null_reason or _reason_without_lift(lift),
-        interval_null_reason=lift.null_reason,
-    )
-
-
-def _reason_without_lift(lift: Lift) -> NullReason | None:
-    return lift.null_reason if lift.lift is None else None
-
-
-def _detectable_difference(control: Sample, treatment: Sample, design: Design) -> float | None:
-    """Solve for the difference with the arms' own variances, as the test of it has them."""
-    c, t = control.estimate(), treatment.estimate()
-    if c.variance is None or t.variance is None or not c.value:
-        return None
-    error, baseline = math.sqrt(to_float(c.variance + t.variance)), abs(to_float(c.value))
-    # The standard deviation that, common to both arms, gives the difference this standard error.
-    std = error * math.sqrt(c.n / (1 + 1 / design.ratio_treatment_to_control))
-    if not all_finite(std, baseline) or std == 0 or baseline == 0:
-        return None
-    found = mde_means(
-        std=std, n_control=c.n, power=_POWER, baseline=baseline, design=design, method=MeanPower.Z
-    ).relative
-    return found if found is not None and all_finite(found) else None

@@ -3,7 +3,7 @@
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.results.cache import Freshness
+from app.results.values import Freshness
 
 # Both maxima come from the end of an index.
 _FRESHNESS = text(

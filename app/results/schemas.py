@@ -48,7 +48,10 @@ class VariantOut(_Out):
 
 
 class ComparisonOut(_Out):
-    """One metric of one treatment against the control, fixed horizon: its p-value allows no repeated looking."""
+    """One metric of one treatment against the control.
+
+    `p_value` and the interval of the difference are for one look at a fixed horizon, and for this comparison alone.
+    """
 
     variant: str
     control: str
@@ -62,6 +65,12 @@ class ComparisonOut(_Out):
     statistic: float | None
     df: float | None
     p_value: float | None
+    p_value_adjusted: Annotated[
+        float | None, Field(description="Holm's, for all comparisons of this answer read together.")
+    ]
+    always_valid_p_value: Annotated[float | None, Field(description="Holds however often one looks.")]
+    always_valid_ci_lower: Annotated[float | None, Field(description="Of the difference, at every look.")]
+    always_valid_ci_upper: float | None
     method: Method
     null_reason: str | None
 

@@ -1,5 +1,6 @@
 """The use case of results: choose a source, observe, compose the answer, remember it."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime
@@ -15,19 +16,21 @@ from app.experiments.registry import ExperimentRegistry
 from app.experiments.values import Experiment
 from app.results.analysis import MOST_SERIES_ENTRIES, Provenance, answer
 from app.results.answer import Results
-from app.results.cache import Freshness, ResultsCache
+from app.results.cache import ResultsCache
 from app.results.cold import ColdStore
 from app.results.errors import TailTooLarge
 from app.results.flights import Flights
 from app.results.hot import HotStore
 from app.results.repository import FreshnessRepository
 from app.results.routing import Conditions, Decision, choose
-from app.results.values import Observations, Question, Source, SourceChoice, Subject
+from app.results.values import Freshness, Observations, Question, Source, SourceChoice, Subject
 
 log = structlog.get_logger()
 
 Watermark = Callable[[], Awaitable[datetime | None]]
 
+# Each takes a processor and memory of its server for a moment; most connections stay free for assignment.
+_MOST_AT_ONCE = 4
 # Enough to tell a series that is too long from one that is not.
 _MOST_SLOTS = MOST_SERIES_ENTRIES + 1
 
@@ -55,6 +58,7 @@ class ResultsService:
         self._cold = None if clickhouse is None else ColdStore(clickhouse)
         self._cache = ResultsCache(redis, metrics, namespace)
         self._flights: Flights[Results] = Flights()
+        self._turns = asyncio.Semaphore(_MOST_AT_ONCE)
 
     async def results(self, project_id: int, reference: str, question: Question) -> Results:
         """Answer a question about one of the project's experiments.
@@ -91,7 +95,8 @@ class ResultsService:
 
     async def _compute(self, experiment: Experiment, question: Question) -> Results:
         subject = Subject(experiment.project_id, experiment.id)
-        observations, source, complete_until = await self._observe(subject, question)
+        async with self._turns:
+            observations, source, complete_until = await self._observe(subject, question)
         return answer(experiment, question, observations, Provenance(source, complete_until, self._clock()))
 
     async def _observe(self, subject: Subject, question: Question) -> tuple[Observations, Source, datetime]:

@@ -193,3 +193,21 @@ class Tail:
     exposures: Sequence[bytes]
     overrides: Sequence[bytes]
     events: Sequence[bytes]
+
+
+# Transactions take their rows' ingestion times before they commit. Rows younger than this may still be joined by
+# older ones, so what is computed from them is not kept.
+_SETTLED_AFTER = timedelta(seconds=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """The newest rows that PostgreSQL holds, and its clock. Equal freshness, once settled, means equal data."""
+
+    newest: datetime | None
+    epochs: tuple[int, ...]
+    now: datetime
+
+    @property
+    def settled(self) -> bool:
+        return self.newest is None or self.now - self.newest > _SETTLED_AFTER

@@ -33,7 +33,8 @@ def tally(experiment: Experiment, history: History, question: Question) -> dict[
         arm = arms[experiment.variants[variant].id]
         arm.exposed += 1
         arm.exposed_by_plan += by_plan
-        arm.entries[_floor(exposed_at, question.granularity.width)] += 1
+        entered_at = exposed_at if question.start is None else max(exposed_at, question.start)
+        arm.entries[_floor(entered_at, question.granularity.width)] += 1
         for event in history.events:
             if event.user_id == user_id and event.ts >= exposed_at and _counts(event, question):
                 arm.converters.add(user_id)

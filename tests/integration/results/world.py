@@ -12,8 +12,10 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.core.changes import Changes
 from app.core.clickhouse import ClickHouse
 from app.core.db import Database
+from app.experiments.registry import TOPIC
 from app.experiments.repository import ExperimentRepository
 from app.experiments.values import Experiment
 
@@ -74,6 +76,7 @@ class World:
     def __init__(self, database: Database, clickhouse: ClickHouse) -> None:
         self.database = database
         self.clickhouse = clickhouse
+        self.followers: list[Changes] = []
 
     async def experiment(
         self, allocations: Sequence[str] = ("50", "50"), *, status: str = "running", key: str | None = None
@@ -81,13 +84,18 @@ class World:
         """Store an experiment whose first variant is the control; keys are `control`, `treatment_1`, ..."""
         number = next(_numbers)
         async with self.database.begin() as connection:
+            epoch = await _insert(
+                connection, "UPDATE change_epochs SET epoch = epoch + 1 WHERE topic = 'experiments' RETURNING epoch"
+            )
             project_id = await _insert(
                 connection, "INSERT INTO projects (key, name) VALUES (:key, 'Test') RETURNING id", key=f"p{uuid4().hex}"
             )
             experiment_id = await _insert(
                 connection,
                 "INSERT INTO experiments (project_id, key, name, status, seed, traffic_pct, started_at, ended_at,"
-                " change_epoch) VALUES (:project_id, :key, 'Test', :status, 'seed', 100, now(), now(), 1) RETURNING id",
+                " change_epoch) VALUES (:project_id, :key, 'Test', :status, 'seed', 100, now(), now(), :epoch)"
+                " RETURNING id",
+                epoch=epoch,
                 project_id=project_id,
                 key=key or f"e{number}",
                 status=status,
@@ -109,7 +117,10 @@ class World:
                     end=end,
                 )
                 start = end
-            return await ExperimentRepository(connection).get(experiment_id)
+            experiment = await ExperimentRepository(connection).get(experiment_id)
+        for follower in self.followers:
+            await follower.settle(TOPIC, epoch)
+        return experiment
 
     async def store(self, experiment: Experiment, history: History) -> None:
         """Write a history into both stores."""

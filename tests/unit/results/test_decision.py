@@ -6,22 +6,9 @@ import pytest
 
 from app.results.analysis import decide
 from app.results.answer import Method, Verdict
-from app.results.recipes import Contrast
+from app.results.contrasts import Contrast
 
-_FLAT = Contrast(
-    method=Method.POOLED_Z,
-    difference=0.0,
-    lower=-0.1,
-    upper=0.1,
-    lift=None,
-    lift_lower=None,
-    lift_upper=None,
-    statistic=None,
-    df=None,
-    p_value=None,
-    null_reason=None,
-    interval_null_reason=None,
-)
+_FLAT = Contrast(method=Method.POOLED_Z, difference=0.0, lower=-0.1, upper=0.1)
 _ABOVE = replace(_FLAT, difference=0.2, lower=0.1, upper=0.3)
 _FAR_ABOVE = replace(_FLAT, difference=0.4, lower=0.05, upper=0.8)
 _BELOW = replace(_FLAT, difference=-0.2, lower=-0.3, upper=-0.1)

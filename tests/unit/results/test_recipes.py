@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.results.answer import Method
+from app.results.contrasts import NO_TEST, contrast, detectable_effect
 from app.results.observed import observations_of
-from app.results.recipes import NO_TEST, NO_VALUES, contrast, detectable_effect, lift_percent, measure
+from app.results.recipes import NO_VALUES, lift_percent, measure
 from app.results.values import ArmObservations, Metric, Neighbours, ValueSums
 from app.stats.reasons import NullReason
 from tests.unit.results.arms import arm
@@ -146,6 +147,7 @@ def test_contrast__odd_arms__every_number_is_finite_or_null(
     found = contrast(metric, control, treatment, confidence)
 
     numbers = [found.difference, found.lower, found.upper, found.lift, found.lift_lower, found.lift_upper]
+    numbers += [found.always_lower, found.always_upper, found.always_p_value]
     numbers += [found.statistic, found.df, found.p_value, detectable_effect(metric, control, treatment, confidence)]
     assert all(number is None or np.isfinite(number) for number in numbers)
 
