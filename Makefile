@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 m ?= change
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run migrate migration test check format bench demo clean
+.PHONY: help install install-dev run migrate migration test check format bench demo env up down clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -54,6 +54,16 @@ demo: install-dev ## Drive the running service as a shop would, and judge its re
 
 bench: install-dev ## Measure, each figure as a ratio to a raw probe in the same run
 	@$(BIN)/python -m benchmarks.service
+
+env: ## Write .env with random secrets for the container stack
+	@deploy/make_env.sh
+
+up: ## Start the container stack: every server, the API on port 8000, Grafana on 3000
+	@docker compose up --detach --build --wait
+	@docker compose logs --no-log-prefix api | grep "first administrator's token" || true
+
+down: ## Stop the container stack; its data stays in volumes
+	@docker compose down
 
 clean: ## Remove what can be made again (not the data folder)
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

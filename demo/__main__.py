@@ -15,6 +15,7 @@ from demo.report import METRICS, effects, effects_table, miscounts, results_tabl
 from demo.shop import PLANS, PURCHASE, STRANGERS, Customer, Day, Plan, Purchase, a_day, strangers
 
 USERS = 20_000
+FEWEST_USERS = 1000
 # Users are assigned so many at a time, and events sent so many.
 CHUNK = 1000
 BATCH = 500
@@ -46,7 +47,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--token", default="", help="a token; default: DEMO_TOKEN, or the first of BEARER_TOKENS")
     parser.add_argument("--users", type=int, default=USERS, help="how many customers the shop has")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="what the customers draw from")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.users < FEWEST_USERS:
+        parser.error(f"--users: at least {FEWEST_USERS:,}, or there would be nothing to see")
+    return options
 
 
 class Demo:

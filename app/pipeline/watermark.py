@@ -45,7 +45,9 @@ _QUIET_S = 30.0
 _FIRST_LOOK_AFTER_S = 0.005
 _LOOK_EVERY_S = 0.25
 
-_CLOCK = "SELECT clock_timestamp()"
+# Whoever ingests a row after this moment has an id of at least `oldest`: the snapshot is taken before the clock is
+# read, and no transaction that is running or will ever run is below it.
+_CLOCK = "SELECT clock_timestamp() AS moment, pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS oldest"
 _TAKE_XID = "SELECT pg_current_xact_id()::text::bigint"
 _ALL_BELOW_ENDED = "SELECT pg_snapshot_xmin(pg_current_snapshot()) >= $1::text::xid8"
 _APPEND = f"""
@@ -54,10 +56,12 @@ SELECT aggregatetype, aggregateid, '{BEAT}', jsonb_build_object('schema_version'
     'beat', $1::bigint, 'watermark', $2::timestamptz, 'ingested_at', ingestion_time())
 FROM unnest($3::int[], $4::text[], $5::text[]) AS lanes (lane, aggregatetype, aggregateid)
 """  # noqa: S608  # Made of constants.
-# Rows of transactions that began after the last beat, even if they were ingested before it was written.
+# Rows that the last beat does not speak of: ingested after its time, also by transactions that had begun before,
+# or by later transactions while the clock stepped back.
 _ANYTHING_SINCE = f"""
 SELECT EXISTS (
-    SELECT FROM outbox_events WHERE xid >= $1::text::xid8 AND type <> '{BEAT}'
+    SELECT FROM outbox_events
+    WHERE xid >= $1::text::xid8 AND (created_at >= $2 OR xid >= $3::text::xid8) AND type <> '{BEAT}'
 )
 """  # noqa: S608  # Made of constants.
 
@@ -71,6 +75,8 @@ _WATERMARK = (
 
 @dataclass(frozen=True, slots=True)
 class _Beat:
+    oldest: int
+    moment: datetime
     xid: int
     at_s: float
 
@@ -111,7 +117,8 @@ class Heartbeat:
 
     async def beat(self, connection: asyncpg.Connection) -> datetime:
         """Write one heartbeat to every lane and return its time; waits for the transactions that are running now."""
-        moment: datetime = await connection.fetchval(_CLOCK)
+        clock = await connection.fetchrow(_CLOCK)
+        moment: datetime = clock["moment"]
         at_s = time.monotonic()
         xid: int = await connection.fetchval(_TAKE_XID)
         pause_s = _FIRST_LOOK_AFTER_S
@@ -120,7 +127,7 @@ class Heartbeat:
             pause_s = min(pause_s * 2, _LOOK_EVERY_S)
         self._number = max(xid, self._number + 1)
         await connection.execute(_APPEND, self._number, moment, *self._lanes)
-        self._last = _Beat(xid, at_s)
+        self._last = _Beat(clock["oldest"], moment, xid, at_s)
         return moment
 
     async def beat_if_needed(self, connection: asyncpg.Connection) -> None:
@@ -131,7 +138,8 @@ class Heartbeat:
     async def _is_needed(self, connection: asyncpg.Connection) -> bool:
         if self._last is None or time.monotonic() - self._last.at_s >= _QUIET_S:
             return True
-        return bool(await connection.fetchval(_ANYTHING_SINCE, str(self._last.xid)))
+        last = self._last
+        return bool(await connection.fetchval(_ANYTHING_SINCE, str(last.oldest), last.moment, str(last.xid)))
 
     async def _keep_beating(self, connection: asyncpg.Connection, progressed: Progress) -> None:
         await self._continue_numbers()

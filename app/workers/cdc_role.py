@@ -30,16 +30,21 @@ def main() -> int:
     """Set the role up; returns the exit code."""
     try:
         settings = CdcSettings.from_environment()
-        if settings.database_url is None:
-            raise SettingsError("DATABASE_URL: must be set, to a user who may change roles")
-        if settings.password is None:
-            raise SettingsError("CDC_DATABASE_PASSWORD: must be set; it becomes the role's password")
-        asyncio.run(set_up_role(settings.database_url, settings.user, settings.password.get_secret_value()))
+        url, password = _given(settings)
+        asyncio.run(set_up_role(url, settings.user, password))
     except (SettingsError, RoleFailed) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     sys.stdout.write(f"role {settings.user}: may log in and read the outbox's changes\n")
     return 0
+
+
+def _given(settings: CdcSettings) -> tuple[str, str]:
+    if settings.database_url is None:
+        raise SettingsError("DATABASE_URL: must be set, to a user who may change roles")
+    if settings.password is None:
+        raise SettingsError("CDC_DATABASE_PASSWORD: must be set; it becomes the role's password")
+    return settings.database_url, settings.password.get_secret_value()
 
 
 async def set_up_role(database_url: str, role: str, password: str) -> None:

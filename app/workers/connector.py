@@ -86,7 +86,10 @@ def await_running(connect: ConnectApi, connector: Connector, *, give_up_at: floa
             return
         if now >= give_up_at:
             states = ", ".join(status.states) or "unknown"
-            raise ConnectorFailed(f"connector {connector.name} does not run; its states are: {states}")
+            raise ConnectorFailed(
+                f"connector {connector.name} does not run; its states (its own, then its task's) are: {states}."
+                " Connect's log says why; debezium/README.md says what to do."
+            )
         time.sleep(_RETRY_AFTER_S)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -38,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = Settings.from_environment()
         configure_logging(settings.observability.log_level, readable=sys.stderr.isatty())
+        # It reports each attempt; we do once.
+        logging.getLogger("urllib3").setLevel(logging.ERROR)
         asyncio.run(_migrate(settings, wait_s))
     except (SettingsError, MigrationFailed) as error:
         sys.stderr.write(f"error: {error}\n")
@@ -112,7 +115,7 @@ async def _clickhouse(settings: ClickHouseSettings) -> None:
     try:
         await schema.migrate(client)
     except ClickHouseUnavailable as error:
-        raise _Away(_one_line(error.__cause__ or error)) from error
+        raise _Away(_one_line(_root(error))) from error
     finally:
         await client.close()
 
@@ -126,6 +129,13 @@ def _required(name: str, value: str | None) -> str:
 def _address(url: str) -> str:
     parsed = make_url(url)
     return f"{parsed.host}:{parsed.port or 5432}/{parsed.database}"
+
+
+def _root(error: BaseException) -> BaseException:
+    """Return the error that all others wrap: it says what is wrong in the fewest words."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error
 
 
 def _one_line(error: BaseException) -> str:

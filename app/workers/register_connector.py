@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from app.core.settings import SettingsError
 from app.pipeline.topics import topics
 from app.workers.connect_api import ConnectApi
-from app.workers.connector import Connector, ConnectorFailed, Say, await_running, put
+from app.workers.connector import Connector, ConnectorFailed, Say, await_running, patiently, put
 from app.workers.settings import CdcSettings
 from app.workers.topic_admin import TopicsError, ensure_topics
 
@@ -51,9 +51,19 @@ def register(settings: CdcSettings, *, say: Say, give_up_at: float) -> None:
     """
     connector, connect = Connector.for_source(settings.source()), ConnectApi(settings.connect_url)
     created = asyncio.run(ensure_topics(settings.brokers(), topics(), say=say, give_up_at=give_up_at))
+    if lost := [topic.name for topic in created if topic.first_lane is not None]:
+        _warn_of_lost_rows(lost, connect, connector, say=say, give_up_at=give_up_at)
     put(connect, connector, say=say, give_up_at=give_up_at)
     await_running(connect, connector, give_up_at=give_up_at)
     say(f"connector {connector.name}: running")
+
+
+def _warn_of_lost_rows(
+    lost: Sequence[str], connect: ConnectApi, connector: Connector, *, say: Say, give_up_at: float
+) -> None:
+    """Say what to do if these topics are not new but were deleted: the connector would go on behind their rows."""
+    if patiently(lambda: connect.find_config(connector.name), give_up_at) is not None:
+        say(f"If {', '.join(lost)} had been deleted, run python -m app.workers.recover_cdc to deliver the rows again.")
 
 
 def _say(line: str) -> None:

@@ -217,6 +217,27 @@ async def test_heartbeat__row_ingested_before_it_was_written__gets_another(
     assert first < newest < last
 
 
+async def test_heartbeat__row_ingested_after_its_time_by_an_older_transaction__gets_another(
+    connect: Callable[..., Any], heartbeat: Heartbeat
+) -> None:
+    beater, writer = await connect(), await connect()
+    async with writer.transaction():
+        await record_events(writer, [uuid4()])
+        beating = asyncio.create_task(heartbeat.beat(beater))
+        await asyncio.sleep(0.1)
+        await record_events(writer, [uuid4()])
+    await beating
+
+    await heartbeat.beat_if_needed(beater)
+    await heartbeat.beat_if_needed(beater)
+
+    assert await writer.fetchval(HEARTBEATS_IN_OUTBOX) == 2
+    newest = await writer.fetchval("SELECT max(ingested_at) FROM events")
+    assert newest < await writer.fetchval(
+        "SELECT max((payload->>'watermark')::timestamptz) FROM outbox_events WHERE aggregatetype = 'heartbeat'"
+    )
+
+
 STEPS = st.lists(
     st.tuples(st.sampled_from(["begin", "write", "commit", "roll back", "beat", "drain"]), st.integers(0, 2)),
     max_size=25,

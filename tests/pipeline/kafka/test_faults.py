@@ -1,0 +1,116 @@
+"""Programs killed in the middle of the stream, and slots that are gone: nothing is lost."""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from tests.pipeline.kafka.conftest import Stack, eventually
+from tests.pipeline.kafka.reading import Reader
+from tests.pipeline.payloads import record_events
+
+pytestmark = [pytest.mark.xdist_group("kafka"), pytest.mark.timeout(180)]
+
+USERS = 20
+ROWS_PER_COMMIT = 50
+CALM_S = 1.0
+BACK_WITHIN_S = 90.0
+
+SLOT = "SELECT wal_status FROM pg_replication_slots WHERE slot_name = 'experiments_outbox'"
+DROP_SLOT = "SELECT pg_drop_replication_slot('experiments_outbox')"
+
+
+class Writer:
+    """Writes events all the time, each user's in a known order."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+        self._stopping = asyncio.Event()
+        self._task = asyncio.create_task(self._write())
+        self.written: dict[str, list[UUID]] = defaultdict(list)
+        self.newest = UUID(int=0)
+
+    async def stop(self) -> None:
+        self._stopping.set()
+        await self._task
+
+    async def _write(self) -> None:
+        number = 0
+        while not self._stopping.is_set():
+            user = f"steady-{number % USERS}"
+            ids = [uuid4() for _ in range(ROWS_PER_COMMIT)]
+            await record_events(self._connection, ids, user_id=user)
+            self.written[user] += ids
+            self.newest = ids[-1]
+            number += 1
+            await asyncio.sleep(0.02)
+
+
+async def test_stream__connect_and_broker_killed__nothing_is_lost_doubled_or_out_of_order(
+    stack: Stack, reader: Reader, connect_stack: Callable[..., Any]
+) -> None:
+    assert stack.pipeline.connect is not None
+    writer = Writer(await connect_stack())
+
+    for server in (stack.pipeline.connect, stack.pipeline.kafka):
+        await asyncio.sleep(CALM_S)
+        await asyncio.to_thread(server.kill)
+        await asyncio.sleep(CALM_S)
+        await reader.until(partial(reader.has, writer.newest), "the stream goes on", within_s=BACK_WITHIN_S)
+    await writer.stop()
+
+    await reader.until_has(id_ for ids in writer.written.values() for id_ in ids)
+    assert {id_: count for id_, count in Counter(record.id for record in reader.facts).items() if count > 1} == {}
+    arrived: dict[str, list[UUID]] = defaultdict(list)
+    for record in reader.facts:
+        arrived[record.key].append(record.id)
+    assert arrived == writer.written
+
+
+async def test_stream__slot_dropped_and_offsets_kept__delivers_what_the_outbox_holds_by_itself(
+    stack: Stack, reader: Reader, outbox: asyncpg.Connection
+) -> None:
+    await _halt(stack)
+    await outbox.execute(DROP_SLOT)
+    ids = [uuid4() for _ in range(50)]
+    await record_events(outbox, ids)
+
+    await asyncio.to_thread(stack.connect.resume, stack.connector.name)
+
+    await reader.until_has(ids)
+    assert not [record for record in reader.records if record.is_beat], "an old beat proves nothing any more"
+
+
+async def test_recover__slot_given_up_by_postgresql__delivers_what_the_outbox_holds(
+    stack: Stack, reader: Reader, outbox: asyncpg.Connection
+) -> None:
+    await _halt(stack)
+    ids = [uuid4() for _ in range(50)]
+    await record_events(outbox, ids)
+    while await outbox.fetchval(SLOT) != "lost":
+        await outbox.execute("SELECT pg_logical_emit_message(true, 'test', 'x'), pg_switch_wal()")
+        await outbox.execute("CHECKPOINT")
+    await asyncio.to_thread(stack.connect.resume, stack.connector.name)
+    late = await asyncio.to_thread(stack.run, "register_connector", "--wait", "4")
+    assert late.returncode == 1
+    assert "does not run" in late.stderr
+
+    recovered = await asyncio.to_thread(stack.run, "recover_cdc")
+
+    assert recovered.returncode == 0, recovered.stderr
+    more = [uuid4() for _ in range(50)]
+    await record_events(outbox, more)
+    await reader.until_has([*ids, *more])
+    assert not [record for record in reader.records if record.is_beat], "an old beat proves nothing any more"
+    assert await outbox.fetchval(SLOT) in {"reserved", "extended"}
+
+
+async def _halt(stack: Stack) -> None:
+    """Stop the connector; PostgreSQL then keeps the slot for nobody."""
+    await asyncio.to_thread(stack.connect.stop, stack.connector.name)
+    await eventually(lambda: stack.connect.status(stack.connector.name).states == ("STOPPED",), "the connector stops")
