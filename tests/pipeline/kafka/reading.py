@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, TopicPartition  # type: ignore[import-untyped]
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from app.pipeline.messages import BEAT
 from app.pipeline.topics import topics

@@ -10,7 +10,7 @@ from uuid import uuid4
 import asyncpg
 import msgspec
 import pytest
-from aiokafka import AIOKafkaConsumer  # type: ignore[import-untyped]
+from aiokafka import AIOKafkaConsumer
 
 from app.pipeline.topics import Topic, topics
 from app.workers.cdc_role import set_up_role
