@@ -20,12 +20,12 @@ class Method(StrEnum):
 class Verdict(StrEnum):
     """Why there is the winner that there is, or none."""
 
-    TREATMENT_WINS = "treatment_wins"
-    CONTROL_WINS = "control_wins"
-    UNDECIDED = "undecided"
-    SRM_MISMATCH = "srm_mismatch"
-    BELOW_MIN_SAMPLE = "below_min_sample"
-    NO_TEST = "no_test"
+    TREATMENT_WINS = "TREATMENT_WINS"
+    CONTROL_WINS = "CONTROL_WINS"
+    UNDECIDED = "UNDECIDED"
+    SRM_MISMATCH = "SRM_MISMATCH"
+    BELOW_MIN_SAMPLE = "BELOW_MIN_SAMPLE"
+    NO_TEST = "NO_TEST"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from app.stats.samples import Proportion, Sample
 from app.stats.sequential import always_valid_interval
 
 # Counts depend on the allocation, and percentiles have no standard error here, so nothing is tested.
-NO_TEST = "no_test"
+NO_TEST = "NO_TEST"
 # The metrics whose differences are tested, and which can therefore name a winner.
 TESTED = frozenset({Metric.CONVERSION_RATE, Metric.VALUE_PER_USER, Metric.AVG_VALUE})
 

@@ -18,9 +18,9 @@ MeanOrEstimate: TypeAlias = MeanSample | ArmEstimate
 RatioOrEstimate: TypeAlias = RatioSample | ArmEstimate
 
 # No event carries a value, so there is no percentile of them.
-NO_VALUES = "no_values"
+NO_VALUES = "NO_VALUES"
 # Counts and percentiles have no interval here.
-NO_INTERVAL = "no_interval"
+NO_INTERVAL = "NO_INTERVAL"
 
 # Beyond this the statistics on sums of squares leave the range of a double.
 _LARGEST_SUM = 10**300

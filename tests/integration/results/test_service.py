@@ -219,7 +219,7 @@ async def test_results__nobody_exposed__every_value_is_null_with_a_reason(
     found = await _ask(service, experiment, metrics=tuple(Metric), min_sample=0)
 
     rates = [variant.metrics[Metric.CONVERSION_RATE] for variant in found.variants]
-    assert [(rate.value, rate.null_reason) for rate in rates] == [(None, "empty_arm")] * 3
+    assert [(rate.value, rate.null_reason) for rate in rates] == [(None, "EMPTY_ARM")] * 3
     assert (found.srm.p_value, found.srm.mismatch) == (None, False)
     assert found.summary.winning_variant is None
     assert found.summary.minimum_detectable_effect is None
@@ -284,7 +284,7 @@ async def test_results__many_comparisons_and_many_looks__have_numbers_of_their_o
         assert comparison.difference_ci_lower is not None
         assert comparison.always_valid_ci_lower < comparison.difference_ci_lower
     untested = [comparison for comparison in found.comparisons if comparison not in tested]
-    assert [(comparison.p_value_adjusted, comparison.null_reason) for comparison in untested] == [(None, "no_test")] * 2
+    assert [(comparison.p_value_adjusted, comparison.null_reason) for comparison in untested] == [(None, "NO_TEST")] * 2
 
 
 async def test_results__context__keeps_users_who_have_it(service: ResultsService, some: Experiment) -> None:
