@@ -44,8 +44,8 @@ def main() -> int:
         listener = _listen(settings.server.host, settings.server.port)
         with listener:
             stack = EmbeddedStack(settings, say=say)
+            ready = stack.start()  # Leaves nothing behind if it fails.
             try:
-                ready = stack.start()
                 _prepare(ready)
                 _serve(ready, listener, stack.connect_clickhouse)
             finally:

@@ -63,9 +63,11 @@ class AssignmentService:
         self._clock = clock
         self._counted = {reason: metrics.assignments.labels(reason.value) for reason in Reason}
         self._memory_hits = metrics.cache.labels("memory", "hit")
-        self._finds = Batcher[Key, Stored | None](self._find, max_items=MAX_BATCH_ROWS)
+        self._finds = Batcher[Key, Stored | None](
+            lambda keys: database.promptly(lambda: self._find(keys)), max_items=MAX_BATCH_ROWS
+        )
         self._enrolments = Batcher[Question, tuple[Stored, bool] | None](
-            self._enroll,
+            lambda questions: database.promptly(lambda: self._enroll(questions)),
             max_items=MAX_BATCH_ROWS,
             sizes=metrics.write_batch_rows.labels("assignments"),
             retry_alone=lambda error: isinstance(error, IntegrityError | DataError),
@@ -189,7 +191,7 @@ class AssignmentService:
         return answers | (await self._answers_from_database(renewed) if renewed else {})
 
     async def _find(self, keys: Sequence[Key]) -> list[Stored | None]:
-        async with self._database.read() as connection:
+        async with self._database.begin() as connection:
             found = await AssignmentRepository(connection).find_many(keys)
         return [found.get(key) for key in keys]
 

@@ -23,6 +23,8 @@ log = structlog.get_logger()
 LEASE_S = 1.0
 _LOOK_EVERY_S = 0.3
 _RECONNECT_AFTER_S = 0.3
+# How long a request waits for a look at a database that neither answers nor refuses.
+_PATIENCE_S = 0.5
 _CHANNEL = "experimentation_changes"
 # Listening connections say in their names which epochs they have applied; pg_stat_activity shows the names.
 _LISTENER_PREFIX = "exp-changes"
@@ -50,6 +52,7 @@ class Changes:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._looking = asyncio.Lock()
+        self._refreshing: asyncio.Task[None] | None = None
         self._connection: asyncpg.Connection | None = None
 
     def subscribe(self, topic: str, listener: Listener) -> None:
@@ -75,10 +78,13 @@ class Changes:
 
     async def ensure_fresh(self) -> None:
         """Look now if the last look is too old. While PostgreSQL is away nothing can change, so memory stands."""
-        if not self.fresh:
-            async with self._looking:
-                if not self.fresh:
-                    await self._look_if_possible()
+        if self.fresh:
+            return
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self.look())
+        _, late = await asyncio.wait({self._refreshing}, timeout=_PATIENCE_S)
+        if late and not self.fresh:  # It does not even refuse; callers must not hang with it.
+            self._seen_at = time.monotonic() - LEASE_S + _RECONNECT_AFTER_S
 
     async def look(self) -> None:
         """Look now, however young the last look is."""

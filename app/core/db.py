@@ -1,8 +1,10 @@
 """PostgreSQL: the engine, transactions, and the one place where connection troubles are recognised."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Self
+from typing import Self, TypeVar
 
 from sqlalchemy import MetaData
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -11,6 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from app.core.errors import Unavailable
+
+T = TypeVar("T")
 
 # One naming rule, so that migrations can name what they alter.
 metadata = MetaData(
@@ -26,6 +30,9 @@ metadata = MetaData(
 _CONNECT_TIMEOUT_S = 3.0
 _POOL_TIMEOUT_S = 5.0
 _COMMAND_TIMEOUT_S = 30.0
+_PROMPT_S = 3.0
+_REST_AFTER_TIMEOUT_S = 2.0
+_AWAY = "PostgreSQL cannot be reached or is not accepting work now. Send the request again later; repeating it is safe."
 # Class 08: connection exceptions; 53: out of disk, memory or connections; 57P: shutting down or starting up.
 _TRANSIENT_SQLSTATES = ("08", "53", "57P", "25006")
 
@@ -42,6 +49,7 @@ class Database:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
+        self._resting_until = 0.0
 
     @classmethod
     def connect(cls, url: str, *, pool_size: int, application_name: str = "experimentation-api") -> Self:
@@ -71,13 +79,30 @@ class Database:
                 yield connection
         except (DBAPIError, PoolTimeoutError, OSError, TimeoutError) as error:
             if is_unavailability(error):
-                raise StoreUnavailable(
-                    "PostgreSQL cannot be reached or is not accepting work now. Send the request again later;"
-                    " repeating it is safe."
-                ) from error
+                raise StoreUnavailable(_AWAY) from error
             raise
 
     read = begin
+
+    async def promptly(self, work: Callable[[], Coroutine[None, None, T]]) -> T:
+        """Return what `work` returns, for callers who cannot wait for a database that neither answers nor refuses.
+
+        After a time-out nobody tries for a moment, so that a hanging database costs one wait and not one a request.
+
+        Raises:
+            StoreUnavailable: PostgreSQL cannot be reached, does not answer in time, or did not a moment ago.
+        """
+        if time.monotonic() < self._resting_until:
+            raise StoreUnavailable(_AWAY)
+        task = asyncio.create_task(work())
+        # Not cancelled and awaited: taking leave of a hanging server hangs, too.
+        _, late = await asyncio.wait({task}, timeout=_PROMPT_S)
+        if late:
+            self._resting_until = time.monotonic() + _REST_AFTER_TIMEOUT_S
+            task.add_done_callback(_mark_as_seen)
+            task.cancel()
+            raise StoreUnavailable(_AWAY)
+        return task.result()
 
     @property
     def pool(self) -> AsyncAdaptedQueuePool:
@@ -87,6 +112,12 @@ class Database:
 
     async def close(self) -> None:
         await self.engine.dispose()
+
+
+def _mark_as_seen(task: asyncio.Task[T]) -> None:
+    """Look at the exception of a task that nobody waits for any more, so that it is not reported as forgotten."""
+    if not task.cancelled():
+        task.exception()
 
 
 def is_unavailability(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ class EventService:
         self._database = database
         self._counted = {outcome: metrics.events.labels(outcome) for outcome in ("accepted", "duplicate", "rejected")}
         self._records = Batcher[Event, bool](
-            self._record,
+            lambda events: database.promptly(lambda: self._record(events)),
             max_items=MAX_BATCH_ROWS,
             sizes=metrics.write_batch_rows.labels("events"),
             retry_alone=lambda error: isinstance(error, IntegrityError | DataError),

@@ -55,7 +55,7 @@ def came_through(payload: bytes, topic: str, partition: int) -> bool:
 def key_for(partition: int, partitions: int) -> str:
     """Return a key that leads to this partition of so many, and to another one of any larger number."""
     # Imported here, because it takes a while and only a service that uses Kafka needs it.
-    from aiokafka.partitioner import murmur2
+    from aiokafka.partitioner import murmur2  # noqa: PLC0415
 
     tried = 0
     while True:

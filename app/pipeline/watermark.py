@@ -41,7 +41,7 @@ from app.pipeline.messages import BEAT
 log = structlog.get_logger()
 
 # While nothing happens W may fall behind by this much; the rows after it are none.
-_QUIET_S = 30.0
+_QUIET_S = 5.0
 _FIRST_LOOK_AFTER_S = 0.005
 _LOOK_EVERY_S = 0.25
 

@@ -48,9 +48,15 @@ class PowerIn(BaseModel):
             raise ValueError("std must be given when kind is mean")
         if self.mde_relative is not None and not self.baseline:
             raise ValueError("baseline must be given and not 0 for a relative effect")
+        effect = self._any_effect()
+        if effect is not None and (effect < 0) == (self.alternative is Alternative.GREATER) and self._is_one_sided():
+            raise ValueError(f"an effect of this sign is never found by a test whose alternative is {self.alternative}")
         if self._any_effect() == 0:
             raise ValueError("an effect of 0 needs no test: give another mde")
         return self
+
+    def _is_one_sided(self) -> bool:
+        return self.alternative is not Alternative.TWO_SIDED
 
     def _any_effect(self) -> float | None:
         return self.mde_absolute if self.mde_absolute is not None else self.mde_relative

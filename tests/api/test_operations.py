@@ -21,7 +21,6 @@ _CONTRACT = {
     "/events": {"post"},
     "/events/batch": {"post"},
     "/experiments/{experiment}/results": {"get"},
-    "/experiments/{experiment}/export": {"get"},
     "/power": {"post"},
     "/tokens": {"post", "get"},
     "/tokens/{id}": {"delete"},
