@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 m ?= change
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run migrate migration test check format bench demo env up down clean
+.PHONY: help install install-dev run migrate migration test test-stack check format bench demo env up down clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -36,8 +36,11 @@ migrate: install ## Migrate the PostgreSQL that DATABASE_URL names
 migration: install ## Write a new migration from the models: make migration m="what changes"
 	@$(BIN)/alembic revision --autogenerate -m "$(m)"
 
-test: install-dev ## Run all tests
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup -q
+test: install-dev ## Run the tests of the service
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -q --ignore tests/pipeline/kafka --ignore tests/containers
+
+test-stack: install-dev ## Run the tests of the container stack and of change data capture (Java, Maven, Go, buildah)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -q tests/pipeline/kafka tests/containers
 
 check: install-dev ## Format, lint, types, layers; needs no server
 	@$(BIN)/ruff format --check .
