@@ -9,7 +9,7 @@ from collections.abc import Callable
 import asyncpg
 import uvicorn
 from clickhouse_connect.driver.client import Client
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from app.access.projects import Projects
 from app.access.service import AccessService
@@ -80,6 +80,8 @@ def _prepare(settings: Settings) -> None:
         token = asyncio.run(_migrate(settings.database.url))
     except OSError as error:
         raise StartFailed(f"DATABASE_URL: PostgreSQL cannot be reached: {error}") from error
+    except (ArgumentError, ValueError) as error:
+        raise StartFailed(f"DATABASE_URL: is not a URL that can be used: {error}") from error
     except (DBAPIError, asyncpg.PostgresError) as error:
         reason = " ".join(str(getattr(error, "orig", None) or error).split())
         raise StartFailed(f"DATABASE_URL: PostgreSQL cannot be used: {reason}") from error

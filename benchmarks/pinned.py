@@ -19,7 +19,7 @@ _MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """MiB in use: resident for single processes; PostgreSQL's many share memory, which is counted once."""
+    """MiB in use; what PostgreSQL's processes share is counted once."""
 
     service: float
     postgres: float
@@ -40,12 +40,13 @@ class PinnedService(ServiceProcess):
             pin(child.pid, OTHER_CORE)
 
     def memory(self) -> Memory:
-        family = self.family()
-        return Memory(
-            service=psutil.Process(self.process.pid).memory_info().rss / _MIB,
-            postgres=sum(_share(child) for child in family if child.name() == "postgres") / _MIB,
-            valkey=sum(child.memory_info().rss for child in family if child.name() == "valkey-server") / _MIB,
-        )
+        parts = {"postgres": 0.0, "valkey-server": 0.0}
+        for child in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):  # PostgreSQL's helpers come and go.
+                if (name := child.name()) in parts:
+                    parts[name] += _share(child)
+        resident = psutil.Process(self.process.pid).memory_info().rss
+        return Memory(resident / _MIB, parts["postgres"] / _MIB, parts["valkey-server"] / _MIB)
 
 
 def _share(process: psutil.Process) -> float:

@@ -107,13 +107,14 @@ class ServiceProcess:
             return psutil.Process(self.process.pid).children(recursive=True)
         return []
 
-    def child(self, name: str) -> psutil.Process:
-        """Return the server that the service itself started, `postgres` or `valkey-server`."""
+    def child(self, name: str) -> psutil.Process | None:
+        """Return the server that the service itself started, `postgres` or `valkey-server`, if it is alive."""
         with contextlib.suppress(psutil.NoSuchProcess):
             for child in psutil.Process(self.process.pid).children():
-                if Path(child.exe()).name == name:
-                    return child
-        raise AssertionError(f"{name} does not run")
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if child.name() == name and child.status() != psutil.STATUS_ZOMBIE:
+                        return child
+        return None
 
     def kill(self) -> None:
         """Kill the service, and it alone; its children learn of it from the kernel."""

@@ -71,10 +71,6 @@ class ConnectApi:
     def restart_failed(self, connector: str) -> None:
         self._ask("POST", f"/connectors/{_quoted(connector)}/restart?includeTasks=true&onlyFailed=true")
 
-    def delete_offsets(self, connector: str) -> None:
-        """Forget how far the connector has come; it must be stopped."""
-        self._ask("DELETE", f"/connectors/{_quoted(connector)}/offsets")
-
     def status(self, connector: str) -> Status:
         """Return how the connector is; one that Connect has not got round to yet has no states."""
         answer = self._ask("GET", f"/connectors/{_quoted(connector)}/status")

@@ -39,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Begin again; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m app.workers.recover_cdc",
-        description="Forget how far Debezium has come, drop its replication slot and begin again with all that the"
-        " outbox still holds. Rows are delivered again; consumers know them by their ids.",
+        description="Drop Debezium's replication slot, so that it begins again with all that the outbox still holds."
+        " Rows are delivered again; consumers know them by their ids.",
     )
     parser.add_argument(
         "--wait",
@@ -63,6 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def recover(settings: CdcSettings, *, say: Say, give_up_at: float) -> None:
     """Begin again; being cut short anywhere, it can be run again.
 
+    A connector that finds no slot, whatever its offsets say, makes one and sends what the outbox holds at that very
+    point of the log before it goes on from there. Its offsets stay: Connect cannot delete those that it keeps in a
+    topic of the connector's own.
+
     Raises:
         SettingsError: an address is missing.
         TopicsError: Kafka does not answer or refuses.
@@ -73,8 +77,6 @@ def recover(settings: CdcSettings, *, say: Say, give_up_at: float) -> None:
     asyncio.run(ensure_topics(settings.brokers(), topics(), say=say, give_up_at=give_up_at))
     _halt(connect, connector, give_up_at)
     say(f"connector {connector.name}: stopped")
-    patiently(lambda: connect.delete_offsets(connector.name), give_up_at)
-    say(f"connector {connector.name}: offsets forgotten")
     asyncio.run(_drop_slot(_account(settings), connector.slot, give_up_at))
     say(f"slot {connector.slot}: dropped")
     patiently(lambda: connect.resume(connector.name), give_up_at)
@@ -83,7 +85,7 @@ def recover(settings: CdcSettings, *, say: Say, give_up_at: float) -> None:
 
 
 def _halt(connect: ConnectApi, connector: Connector, give_up_at: float) -> None:
-    """Have the connector there, configured as it should be and stopped; offsets of an earlier life may exist."""
+    """Have the connector there, configured as it should be and stopped."""
     if patiently(lambda: connect.find_config(connector.name), give_up_at) is None:
         patiently(lambda: connect.create_stopped(connector.name, connector.config), give_up_at)
     else:

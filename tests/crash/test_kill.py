@@ -199,21 +199,10 @@ def kill_now_and_then(service: ServiceProcess, server: str, client: httpx.Client
     print(f"CRASH_SEED={SEED}")
     for _ in range(3):
         ask_known_users(client, known, until=time.monotonic() + dice.uniform(0.1, 0.5))
-        victim = running_server(service, server)
-        victim.kill()
+        wait_until(lambda: service.child(server) is not None, f"{server} is there again", within_s=RECOVER_WITHIN_S)
+        if (victim := service.child(server)) is not None:
+            victim.kill()
         ask_known_users(client, known, until=time.monotonic() + dice.uniform(0.5, 1.0))
-
-
-def running_server(service: ServiceProcess, name: str) -> psutil.Process:
-    """Return the server once it is there again."""
-    found: list[psutil.Process] = []
-
-    def is_there() -> bool:
-        found[:] = [child for child in psutil.Process(service.process.pid).children() if child.name() == name]
-        return bool(found) and found[0].status() != psutil.STATUS_ZOMBIE
-
-    wait_until(is_there, f"{name} is started again", within_s=RECOVER_WITHIN_S)
-    return found[0]
 
 
 def test_kill__postgresql_alone__known_users_keep_their_variants_and_nothing_is_lost(service: ServiceProcess) -> None:
