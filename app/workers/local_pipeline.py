@@ -1,7 +1,8 @@
 """`python -m app.workers.local_pipeline`: PostgreSQL, Valkey, Kafka, Connect and Debezium on this machine.
 
 The same stack as the containers', with the same configuration files, without containers. It needs Java 17 and
-Maven. The service itself is started beside it, with the addresses that are printed.
+Maven. It is always its own, whatever servers the settings name; the service is started beside it with the addresses
+that it keeps in its data folder.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from sqlalchemy import make_url
 
 from app.core.logging import configure_logging
 from app.core.migrations import migrate
-from app.core.settings import ServerSettings, SettingsError
+from app.core.settings import Settings, SettingsError
 from app.embedded.data_folder import DataFolder
 from app.embedded.errors import EmbeddedError
 from app.embedded.postgres import EmbeddedPostgres
@@ -115,8 +116,9 @@ def main() -> int:
     """Run until told to stop; returns the exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Being terminated is as orderly as Ctrl-C.
     try:
+        settings = Settings.from_environment()
         configure_logging("WARNING", readable=sys.stderr.isatty())
-        _run(ServerSettings().data_dir)
+        _run(settings.server.data_dir)
     except (SettingsError, EmbeddedError, RoleFailed, TopicsError, ConnectorFailed) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

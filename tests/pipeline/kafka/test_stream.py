@@ -17,7 +17,7 @@ from app.pipeline.lanes import came_through, kafka_lanes
 from tests.factories import ask, make_experiment
 from tests.pipeline.kafka.reading import PARTITIONS, Reader, Record
 from tests.pipeline.payloads import record_events
-from tests.service_process import ServiceProcess
+from tests.service_process import TOKEN, ServiceProcess
 
 pytestmark = pytest.mark.xdist_group("kafka")
 
@@ -92,7 +92,7 @@ async def test_stream__transactions_that_overlap__no_row_comes_behind_a_beat_tha
 
 def _use_the_product(service: ServiceProcess) -> None:
     with httpx.Client(
-        base_url=f"{service.url}/api/v1", headers={"Authorization": "Bearer token-of-the-tests"}, timeout=30
+        base_url=f"{service.url}/api/v1", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30
     ) as client:
         experiment = make_experiment(client)
         for user in ("ann", "böb", "user/3", "u" * 256):
