@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 m ?= change
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run migrate migration test test-stack check format bench demo env up down clean
+.PHONY: help install install-dev run migrate migration test test-stack check format bench demo pipeline env up down clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ demo: install-dev ## Drive the running service as a shop would, and judge its re
 
 bench: install-dev ## Measure, each figure as a ratio to a raw probe in the same run
 	@$(BIN)/python -m benchmarks.service
+
+pipeline: install ## Start PostgreSQL, Kafka, Connect and Debezium on this machine, without containers (Java 17, Maven)
+	@exec $(BIN)/python -m app.workers.local_pipeline
 
 env: ## Write .env with random secrets for the container stack
 	@deploy/make_env.sh
