@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 m ?= change
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run migrate migration test test-stack check format bench demo pipeline env up down clean
+.PHONY: help install install-dev run migrate migration test test-service test-stack check format bench demo pipeline env up down clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
 
 $(VENV)/run.stamp: requirements/run.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=python3.11")'
@@ -36,10 +36,13 @@ migrate: install ## Migrate the PostgreSQL that DATABASE_URL names
 migration: install ## Write a new migration from the models: make migration m="what changes"
 	@$(BIN)/alembic revision --autogenerate -m "$(m)"
 
-test: install-dev ## Run the tests of the service
+test: install-dev ## Run all tests; those that need a program which is missing are skipped by name
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -q
+
+test-service: install-dev ## Run the tests of the service alone
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -q --ignore tests/pipeline/kafka --ignore tests/containers
 
-test-stack: install-dev ## Run the tests of the container stack and of change data capture (Java, Maven, Go, buildah)
+test-stack: install-dev ## Run the tests of Kafka, Debezium and the containers (Java, Maven; Go, buildah, Prometheus, root)
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -q tests/pipeline/kafka tests/containers
 
 check: install-dev ## Format, lint, types, layers; needs no server
