@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 m ?= change
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run migrate migration test test-service test-stack check format bench demo pipeline env up down clean
+.PHONY: help install install-dev run migrate migration test test-service test-stack faults check format bench bench-pipeline demo pipeline env up down clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
 $(VENV)/run.stamp: requirements/run.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=python3.11")'
@@ -45,6 +45,9 @@ test-service: install-dev ## Run the tests of the service alone
 test-stack: install-dev ## Run the tests of Kafka, Debezium and the containers (Java, Maven; Go, buildah, Prometheus, root)
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -q tests/pipeline/kafka tests/containers
 
+faults: install-dev ## Kill every program at random while clients write, for FAULT_SECONDS (600); FAULT_SEED repeats one
+	@FAULT_SECONDS=$${FAULT_SECONDS:-600} $(BIN)/python -m pytest -q -s tests/pipeline/kafka/test_fault_matrix.py
+
 check: install-dev ## Format, lint, types, layers; needs no server
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -60,6 +63,9 @@ demo: install-dev ## Drive the running service as a shop would, and judge its re
 
 bench: install-dev ## Measure, each figure as a ratio to a raw probe in the same run
 	@$(BIN)/python -m benchmarks.service
+
+bench-pipeline: install-dev ## Measure the way from the outbox to ClickHouse in the same manner (Java 17, Maven)
+	@$(BIN)/python -m benchmarks.pipeline
 
 pipeline: install ## Start PostgreSQL, Kafka, Connect and Debezium on this machine, without containers (Java 17, Maven)
 	@exec $(BIN)/python -m app.workers.local_pipeline

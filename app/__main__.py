@@ -15,6 +15,7 @@ from app.access.projects import Projects
 from app.access.service import AccessService
 from app.core.changes import Changes
 from app.core.db import Database
+from app.core.listening import ListenFailed, listen
 from app.core.logging import configure_logging
 from app.core.migrations import migrate
 from app.core.settings import Settings, SettingsError
@@ -41,7 +42,7 @@ def main() -> int:
     try:
         settings = Settings.from_environment()
         configure_logging(settings.observability.log_level, readable=sys.stderr.isatty())
-        listener = _listen(settings.server.host, settings.server.port)
+        listener = listen(settings.server.host, settings.server.port)
         with listener:
             stack = EmbeddedStack(settings, say=say)
             ready = stack.start()  # Leaves nothing behind if it fails.
@@ -52,25 +53,12 @@ def main() -> int:
                 say("stopping")
                 stack.stop()
                 say("stopped")
-    except (SettingsError, EmbeddedError, StartFailed) as error:
+    except (SettingsError, EmbeddedError, ListenFailed, StartFailed) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     except KeyboardInterrupt:
         return 130
     return 0
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Take the port first, so that a second instance fails before it touches anything."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise StartFailed(f"cannot listen on {host}:{port}: {error}. Set HOST and PORT to a free address.") from error
-    return listener
 
 
 def _prepare(settings: Settings) -> None:

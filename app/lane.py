@@ -19,16 +19,15 @@ from app.access.caller import Caller
 from app.access.guard import ADMITTED, PROJECT_HEADER
 from app.access.scopes import Scope as AccessScope
 from app.assignments.schemas import AssignIn
+from app.assignments.user_ids import MAX_USER_ID
 from app.assignments.values import Question
-from app.core.clock import random_id
 from app.core.errors import AppError, Invalid
 from app.core.json_body import decode_json
 from app.core.problems import problem_response
 from app.core.routes import API_PREFIX, MAX_BODY_BYTES
 from app.core.text import is_storable
-from app.events.schemas import EventIn, EventStatus
-from app.events.values import Event
-from app.experiments.wiring import REFERENCE_PATTERN
+from app.events.schemas import EventIn
+from app.experiments.references import REFERENCE_PATTERN
 from app.services import Services
 
 _EXPERIMENTS = f"{API_PREFIX}/experiments/"
@@ -37,7 +36,6 @@ _GET_ROUTE = f"{API_PREFIX}/experiments/{{experiment}}/assignment/{{user_id:user
 _ASSIGN_ROUTE = f"{API_PREFIX}/assignments"
 _EVENT_ROUTE = f"{API_PREFIX}/events"
 _ENROLL = {b"": True, b"enroll=true": True, b"enroll=false": False}
-_MAX_USER_ID = 256
 _NOT_UTF8 = Invalid.field("path", "is not UTF-8 once its percent signs are decoded")
 _REFERENCE = re.compile(REFERENCE_PATTERN)
 _PROJECT = PROJECT_HEADER.encode()
@@ -108,27 +106,15 @@ class FastLane:
 
 async def _assign(services: Services, caller: Caller, body: Any) -> Reply:  # noqa: ANN401  # Decoded JSON.
     asked = AssignIn.model_validate(body)
+    await services.registry.ensure_fresh()  # The body may have taken its time.
     experiment = services.registry.get(caller.project_id, asked.experiment)
     question = Question(experiment, asked.user_id, enroll=asked.enroll, context=asked.context)
     return 200, _encode(await services.assignments.answer(question))
 
 
 async def _record(services: Services, caller: Caller, body: Any) -> Reply:  # noqa: ANN401
-    sent = EventIn.model_validate(body)
-    named = sent.experiment_id
-    event = Event(
-        project_id=caller.project_id,
-        event_id=sent.event_id or random_id(),
-        experiment_id=None if named is None else services.registry.get(caller.project_id, named).id,
-        user_id=sent.user_id,
-        event_type=sent.event_type,
-        timestamp=sent.timestamp,
-        value=sent.value,
-        properties=sent.properties,
-    )
-    (is_new,) = await services.events.record([event])
-    status = EventStatus.ACCEPTED if is_new else EventStatus.DUPLICATE
-    return 201 if is_new else 200, _encode({"event_id": event.event_id, "status": status})
+    recorded = await services.events.record(caller.project_id, EventIn.model_validate(body).sent())
+    return 201 if recorded.is_new else 200, _encode({"event_id": recorded.event_id, "status": recorded.status})
 
 
 def _assignment_asked(scope: Scope) -> tuple[str, str, bool] | None:
@@ -141,7 +127,7 @@ def _assignment_asked(scope: Scope) -> tuple[str, str, bool] | None:
     plain = (
         found
         and enroll is not None
-        and 0 < len(user_id) <= _MAX_USER_ID
+        and 0 < len(user_id) <= MAX_USER_ID
         and is_storable(user_id)
         and _REFERENCE.fullmatch(reference) is not None
     )

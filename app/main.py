@@ -1,8 +1,9 @@
 """create_app(): settings, resources, services, routers, problem handlers."""
 
 import gc
+import secrets
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from starlette.routing import Route
 
 from app.api import ROUTERS
 from app.assignments.schemas import ImportRowIn
-from app.core.clickhouse import ClickHouse, ClickHouseUnavailable
+from app.core.clickhouse import ClickHouse
 from app.core.db import Database
 from app.core.errors import Unauthenticated
 from app.core.health import Health, Readiness, readiness
@@ -31,7 +32,6 @@ from app.core.routes import API_PREFIX
 from app.core.settings import Settings
 from app.events.schemas import EventIn
 from app.lane import FastLane
-from app.pipeline import schema
 from app.services import Resources, build_services
 
 log = structlog.get_logger()
@@ -51,20 +51,19 @@ def create_app(settings: Settings, *, connect_clickhouse: Callable[..., Client] 
 
     @asynccontextmanager
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
-        resources = await _open_resources(settings, metrics, connect_clickhouse)
-        await _migrate_history(resources.clickhouse)
-        services = await build_services(resources, settings)
-        await services.start()
-        api.state.services = services
-        api.state.resources = resources
-        # What lives as long as the process need not be looked at by every collection.
-        gc.collect()
-        gc.freeze()
-        try:
+        # Closes what is open, however far the start came.
+        async with AsyncExitStack() as opened:
+            resources = await _open_resources(settings, metrics, connect_clickhouse)
+            opened.push_async_callback(resources.close)
+            services = await build_services(resources, settings)
+            opened.push_async_callback(services.stop)
+            await services.start()
+            api.state.services = services
+            api.state.resources = resources
+            # What lives as long as the process need not be looked at by every collection.
+            gc.collect()
+            gc.freeze()
             yield
-        finally:
-            await services.stop()
-            await resources.close()
 
     api = FastAPI(
         title="Experimentation Platform",
@@ -87,27 +86,18 @@ def create_app(settings: Settings, *, connect_clickhouse: Callable[..., Client] 
     return RequestObservation(FastLane(api), metrics, settings.observability)
 
 
-async def _migrate_history(clickhouse: ClickHouse) -> None:
-    try:
-        await schema.migrate(clickhouse)
-    except ClickHouseUnavailable as error:  # The service starts without the history; the relay makes up for it.
-        log.warning("clickhouse.unavailable_at_start", error=error.detail)
-
-
 async def _open_resources(
     settings: Settings, metrics: Metrics, connect_clickhouse: Callable[..., Client] | None
 ) -> Resources:
     assert settings.database.url is not None  # noqa: S101  # Filled in by the entry point.
     assert settings.redis.url is not None  # noqa: S101
-    clickhouse = (
-        await ClickHouse.over_engine(connect_clickhouse, settings.clickhouse.database)
-        if connect_clickhouse is not None
-        else await ClickHouse.connect_server(settings.clickhouse)
-    )
     return Resources(
         database=Database.connect(settings.database.url, pool_size=settings.database.pool_size),
         redis=RedisAid.connect(settings.redis.url, pool_size=settings.redis.pool_size, metrics=metrics),
-        clickhouse=clickhouse,
+        # Last, because it alone may hold something open by now.
+        clickhouse=await ClickHouse.over_engine(connect_clickhouse, settings.clickhouse.database)
+        if connect_clickhouse is not None
+        else await ClickHouse.connect_server(settings.clickhouse),
         metrics=metrics,
     )
 
@@ -116,14 +106,14 @@ def _add_documentation(api: FastAPI) -> None:
     """Serve the schema and the UI from this process alone: they work without internet and without a token."""
     api.mount(f"{API_PREFIX}/docs/assets", StaticFiles(directory=_ASSETS), name="docs-assets")
 
-    def schema() -> dict[str, Any]:
+    def document() -> dict[str, Any]:
         if api.openapi_schema is None:
             api.openapi_schema = _openapi(api)
         return api.openapi_schema
 
     @api.get(f"{API_PREFIX}/openapi.json", include_in_schema=False)
     async def openapi() -> JSONResponse:
-        return JSONResponse(schema())
+        return JSONResponse(document())
 
     @api.get(f"{API_PREFIX}/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
@@ -172,9 +162,15 @@ def _add_operations(api: FastAPI, settings: Settings, metrics: Metrics) -> None:
         async def prometheus(request: Request) -> Response:
             """Prometheus metrics of this process."""
             token = settings.observability.metrics_token
-            if token is not None and request.headers.get("authorization") != f"Bearer {token.get_secret_value()}":
+            if token is not None and not _holds(request, token.get_secret_value()):
                 raise Unauthenticated("Send the metrics token as 'Authorization: Bearer <METRICS_TOKEN>'.")
             pool = request.app.state.resources.database.pool
             metrics.pool_in_use.set(pool.checkedout())
             metrics.pool_size.set(pool.size())
             return Response(metrics.render(), media_type=metrics.content_type)
+
+
+def _holds(request: Request, token: str) -> bool:
+    """Tell whether the request bears the token, in a time that says nothing about how much of it is right."""
+    given = request.headers.get("authorization", "")
+    return secrets.compare_digest(given.encode(), f"Bearer {token}".encode())

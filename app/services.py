@@ -1,9 +1,6 @@
 """Builds every service once from its resources; used by the API, the workers and tests."""
 
 from dataclasses import dataclass
-from uuid import UUID
-
-from sqlalchemy import select
 
 from app.access.guard import Gate
 from app.access.projects import Projects
@@ -11,14 +8,15 @@ from app.access.rate_limit import Limit, RateLimiter
 from app.access.service import AccessService
 from app.access.tokens import Authenticator
 from app.assignments.cache import MemoryCache, RedisCache
+from app.assignments.override_service import OverrideService
 from app.assignments.overrides import OverrideRegistry
 from app.assignments.service import AssignmentService
 from app.core.changes import Changes
 from app.core.clickhouse import ClickHouse
 from app.core.clock import Clock, utc_now
 from app.core.db import Database
+from app.core.installation import installation_id
 from app.core.metrics import Metrics
-from app.core.models import installation
 from app.core.redis import RedisAid
 from app.core.settings import Settings
 from app.events.service import EventService
@@ -55,6 +53,7 @@ class Services:
     access: AccessService
     experiments: ExperimentService
     assignments: AssignmentService
+    overrides: OverrideService
     events: EventService
     pipeline: Pipeline
     results: ResultsService
@@ -75,7 +74,7 @@ class Services:
 async def build_services(resources: Resources, settings: Settings) -> Services:
     """Build the services; the schema must be up to date."""
     database, redis, clock, metrics = resources.database, resources.redis, resources.clock, resources.metrics
-    installation_id = await _installation(database)
+    installation = await installation_id(database)
     changes = Changes(database)
     projects = Projects(database)
     registry = ExperimentRegistry(database, changes)
@@ -86,12 +85,12 @@ async def build_services(resources: Resources, settings: Settings) -> Services:
         changes=changes,
         clock=clock,
         metrics=metrics,
-        installation=installation_id,
+        installation=installation,
         secret_key=settings.server.secret_key.get_secret_value(),
         bootstrap_tokens=[token.get_secret_value() for token in settings.server.bearer_tokens],
     )
     pipeline = Pipeline(database, resources.clickhouse, settings, metrics, clock=clock)
-    namespace = f"exp:{installation_id}"
+    namespace = f"exp:{installation}"
     limits = settings.rate_limit
     return Services(
         gate=Gate(
@@ -104,7 +103,7 @@ async def build_services(resources: Resources, settings: Settings) -> Services:
         registry=registry,
         changes=changes,
         projects=projects,
-        access=AccessService(database=database, changes=changes, projects=projects),
+        access=AccessService(database=database, changes=changes, projects=projects, clock=clock),
         experiments=ExperimentService(database=database, changes=changes, registry=registry, clock=clock),
         assignments=AssignmentService(
             database=database,
@@ -112,13 +111,12 @@ async def build_services(resources: Resources, settings: Settings) -> Services:
             overrides=overrides,
             changes=changes,
             memory=MemoryCache(settings.assignment.memory_entries),
-            cache=RedisCache(
-                redis, installation=installation_id, ttl_s=settings.assignment.cache_ttl_s, metrics=metrics
-            ),
+            cache=RedisCache(redis, installation=installation, ttl_s=settings.assignment.cache_ttl_s, metrics=metrics),
             clock=clock,
             metrics=metrics,
         ),
-        events=EventService(database=database, metrics=metrics),
+        overrides=OverrideService(database=database, changes=changes),
+        events=EventService(database=database, registry=registry, metrics=metrics),
         pipeline=pipeline,
         results=ResultsService(
             database=database,
@@ -129,11 +127,6 @@ async def build_services(resources: Resources, settings: Settings) -> Services:
             metrics=metrics,
             clock=clock,
             namespace=namespace,
+            use_rollups=settings.pipeline.rollups_enabled,
         ),
     )
-
-
-async def _installation(database: Database) -> UUID:
-    async with database.read() as connection:
-        found: UUID = (await connection.execute(select(installation.c.id))).scalar_one()
-        return found

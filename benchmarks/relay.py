@@ -9,17 +9,15 @@ import logging
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-import asyncpg
 import structlog
-from alembic.config import Config
-from sqlalchemy import make_url
 
-from alembic import command
 from app.core.clickhouse import ClickHouse
 from app.core.db import Database
 from app.core.metrics import Metrics
+from app.core.migrations import migrate as migrate_postgres
 from app.core.settings import Settings
 from app.embedded.clickhouse import EmbeddedClickHouse
 from app.embedded.data_folder import DataFolder
@@ -27,9 +25,13 @@ from app.embedded.postgres import EmbeddedPostgres
 from app.events.messages import AGGREGATE, RECORDED, RECORDED_PAYLOAD
 from app.pipeline.schema import migrate
 from app.pipeline.service import Pipeline
+from benchmarks.pipeline_writing import connect
+from benchmarks.runs import note
+from benchmarks.table import Row, layout, rate_row
 
-ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_ROWS = 200_000
+LINES_PER_INSERT = 10_000
+MOST_PROBE_LINES = 200_000
 ROWS_PER_TRANSACTION = 1_000
 LOOK_EVERY_S = 0.02
 
@@ -51,28 +53,27 @@ def main() -> None:
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_ROWS
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with tempfile.TemporaryDirectory() as folder:
-        data = DataFolder.open(Path(folder))
-        postgres = EmbeddedPostgres(data, say=print)
-        engine = EmbeddedClickHouse(data, say=print)
-        url = postgres.start()
-        try:
-            _migrate_postgres(url)
-            asyncio.run(_measure(url, engine, rows))
-        finally:
-            engine.stop()
-            postgres.stop()
-            data.close()
+        print(layout(measure_relay(Path(folder), n_rows=rows)))
 
 
-def _migrate_postgres(url: str) -> None:
-    config = Config(ROOT / "alembic.ini")
-    config.set_main_option("script_location", str(ROOT / "alembic"))
-    config.set_main_option("sqlalchemy.url", url)
-    command.upgrade(config, "head")
+def measure_relay(folder: Path, *, n_rows: int) -> list[Row]:
+    """Fill an outbox, relay it, and insert the same lines once more with nothing around."""
+    data = DataFolder.open(folder)
+    postgres = EmbeddedPostgres(data, say=note)
+    engine = EmbeddedClickHouse(data, say=note)
+    url = postgres.start()
+    try:
+        asyncio.run(migrate_postgres(url))
+        return asyncio.run(_measure(url, engine, n_rows))
+    finally:
+        engine.stop()
+        postgres.stop()
+        data.close()
 
 
-async def _measure(url: str, engine: EmbeddedClickHouse, rows: int) -> None:
-    await _fill(url, rows)
+async def _measure(url: str, engine: EmbeddedClickHouse, n_rows: int) -> list[Row]:
+    note(f"filling the outbox with {n_rows:,} rows")
+    lines = await _fill(url, n_rows)
     clickhouse = await ClickHouse.over_engine(engine.start(), "experiments")
     await migrate(clickhouse)
     database = Database.connect(url, pool_size=5)
@@ -82,27 +83,43 @@ async def _measure(url: str, engine: EmbeddedClickHouse, rows: int) -> None:
     stalls: list[float] = []
     watching = asyncio.create_task(_watch_loop(stalls))
 
+    note("relaying them")
     began, cpu = time.perf_counter(), time.process_time()
     await pipeline.start()
-    while (await clickhouse.rows("SELECT count() AS n FROM events"))[0]["n"] < rows:  # noqa: ASYNC110
+    while (await clickhouse.rows("SELECT count() AS n FROM events"))[0]["n"] < n_rows:  # noqa: ASYNC110
         await asyncio.sleep(LOOK_EVERY_S)
-    took_s = time.perf_counter() - began
+    took_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu
 
     watching.cancel()
-    print(f"{rows} rows in {took_s:.2f} s: {rows / took_s:,.0f} rows/s")
-    print(f"processor of this process: {(time.process_time() - cpu) / took_s:.2f} cores, PostgreSQL's not counted")
-    print(f"longest stall of the event loop: {max(stalls) * 1000:.0f} ms")
+    note(f"processor of this process: {cpu_s / took_s:.2f} cores, PostgreSQL's not counted")
+    note(f"longest stall of the event loop: {max(stalls) * 1000:.0f} ms")
     await pipeline.stop()
+    inserted_per_s = await _insert(clickhouse, lines)
     await clickhouse.close()
     await database.close()
+    probe = f"insert of ready lines, {LINES_PER_INSERT:,} a time"
+    return [rate_row("embedded relay, rows/s", n_rows / took_s, probe, inserted_per_s)]
 
 
-async def _fill(url: str, rows: int) -> None:
-    plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-    connection = await asyncpg.connect(plain, server_settings={"timezone": "UTC"})
-    for start in range(0, rows, ROWS_PER_TRANSACTION):
-        await connection.execute(FILL, min(ROWS_PER_TRANSACTION, rows - start))
-    await connection.close()
+async def _insert(clickhouse: ClickHouse, lines: Sequence[bytes]) -> float:
+    """Insert lines into a table of their own; returns lines a second."""
+    await clickhouse.command("CREATE TABLE probe AS events")
+    began = time.perf_counter()
+    for start in range(0, len(lines), LINES_PER_INSERT):
+        await clickhouse.insert_json("probe", lines[start : start + LINES_PER_INSERT])
+    return len(lines) / (time.perf_counter() - began)
+
+
+async def _fill(url: str, rows: int) -> list[bytes]:
+    """Fill the outbox; returns lines as they stand in it, at most as many as the probe inserts."""
+    connection = await connect(url)
+    try:
+        for start in range(0, rows, ROWS_PER_TRANSACTION):
+            await connection.execute(FILL, min(ROWS_PER_TRANSACTION, rows - start))
+        read = await connection.fetch("SELECT payload::text AS line FROM outbox_events LIMIT $1", MOST_PROBE_LINES)
+        return [row["line"].encode() for row in read]
+    finally:
+        await connection.close()
 
 
 async def _watch_loop(stalls: list[float]) -> None:

@@ -1,8 +1,8 @@
 """The guard of a route: token, scope, project and rate limit, before anything else of a request is read."""
 
-from typing import Protocol
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Header, Request
 from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
 from fastapi.params import Depends
 from fastapi.security.base import SecurityBase
@@ -13,8 +13,19 @@ from app.access.projects import Projects
 from app.access.rate_limit import Limit, RateLimiter
 from app.access.scopes import Scope
 from app.access.tokens import Authenticator
+from app.core.errors import (
+    BodyTooLarge,
+    Invalid,
+    MalformedBody,
+    RateLimited,
+    Unavailable,
+    UnsupportedMediaType,
+)
 
 PROJECT_HEADER = "x-project"
+# What any guarded route may answer, and what any route with a body may answer on top.
+GUARDED = (InvalidToken, MissingScope, WrongProject, ProjectNotFound, RateLimited, Unavailable, Invalid)
+WITH_BODY = (*GUARDED, MalformedBody, BodyTooLarge, UnsupportedMediaType)
 # Where the fast lane leaves the caller of a request that it has admitted and passes on.
 ADMITTED = "admitted_caller"
 
@@ -85,6 +96,15 @@ class Gate:
         return project.id
 
 
+_ProjectHeader = Annotated[
+    str | None,
+    Header(
+        alias="X-Project",
+        description="The key of the project to act in; left out: the token's own, or `default`.",
+    ),
+]
+
+
 class _Require(SecurityBase):
     """Documents the scope in OpenAPI and is run by `StrictRoute` ahead of the body."""
 
@@ -109,24 +129,13 @@ class _Require(SecurityBase):
             request_id=request.scope.get("request_id", ""),
         )
 
-    def __call__(self) -> None:
-        """Do nothing: `admit` has run by the time that FastAPI resolves dependencies."""
-
-
-class HasGate(Protocol):
-    """What the guard needs of `app.state.services`."""
-
-    gate: Gate
+    def __call__(self, _project: _ProjectHeader = None) -> None:
+        """Do nothing but document: `admit` has run by the time that FastAPI resolves dependencies."""
 
 
 def requires(scope: Scope, *, is_traffic: bool = False) -> Depends:
     """Guard a route: `dependencies=[requires(Scope.EVENTS, is_traffic=True)]`."""
     return Depends(_Require(scope, is_traffic=is_traffic))
-
-
-def required_scope(depends: Depends) -> Scope | None:
-    """Return the scope that a route's dependency asks for, if it is a guard."""
-    return depends.dependency.scope if isinstance(depends.dependency, _Require) else None
 
 
 def _bearer(authorization: str | None) -> str:

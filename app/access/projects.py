@@ -1,6 +1,7 @@
 """Projects in memory: there are few, and they never change."""
 
-from app.access.repository import Project, ProjectRepository
+from app.access.repository import ProjectRepository
+from app.access.values import Project
 from app.core.db import Database
 
 DEFAULT_PROJECT = "default"

@@ -3,6 +3,7 @@
 import math
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -60,8 +61,16 @@ class _LocalBucket:
 class RateLimiter:
     """Admits requests of a client under a limit."""
 
-    def __init__(self, redis: RedisAid, *, namespace: str, enabled: bool) -> None:
+    def __init__(
+        self,
+        redis: RedisAid,
+        *,
+        namespace: str,
+        enabled: bool,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._redis = redis
+        self._monotonic = monotonic
         self._namespace = namespace
         self._enabled = enabled
         self._buckets: OrderedDict[tuple[str, str], _LocalBucket] = OrderedDict()
@@ -78,7 +87,7 @@ class RateLimiter:
         if bucket.in_hand > 0:
             bucket.in_hand -= 1
             return
-        granted, wait_s = await self._take_from_redis(limit, client) or _take(bucket, limit)
+        granted, wait_s = await self._take_from_redis(limit, client) or _take(bucket, limit, self._monotonic())
         if granted == 0:
             raise _too_many(limit, wait_s)
         bucket.in_hand += granted - 1
@@ -100,7 +109,7 @@ class RateLimiter:
     def _bucket(self, limit: Limit, client: str) -> _LocalBucket:
         key = (limit.name, client)
         if (bucket := self._buckets.get(key)) is None:
-            bucket = self._buckets[key] = _LocalBucket(float(limit.capacity), time.monotonic())
+            bucket = self._buckets[key] = _LocalBucket(float(limit.capacity), self._monotonic())
             if len(self._buckets) > _MOST_CLIENTS_IN_MEMORY:
                 self._buckets.popitem(last=False)
         return bucket
@@ -113,9 +122,8 @@ def _too_many(limit: Limit, wait_s: float) -> RateLimited:
     )
 
 
-def _take(bucket: _LocalBucket, limit: Limit) -> tuple[int, float]:
+def _take(bucket: _LocalBucket, limit: Limit, now: float) -> tuple[int, float]:
     """Take from the bucket in memory; returns granted tokens and the seconds until one is there."""
-    now = time.monotonic()
     bucket.tokens = min(float(limit.capacity), bucket.tokens + (now - bucket.at) * limit.refill_per_s)
     bucket.at = now
     granted = min(limit.taken_at_once, math.floor(bucket.tokens))

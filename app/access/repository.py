@@ -1,7 +1,6 @@
 """SQL of projects, tokens and the audit log."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -11,31 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.access.models import api_tokens, audit_log, projects
 from app.access.scopes import Scope
+from app.access.values import AuditEntry, Project, StoredToken
 from app.core.paging import PageRequest
-
-
-@dataclass(frozen=True, slots=True)
-class StoredToken:
-    """A token as it is kept: without its secret."""
-
-    id: int
-    project_id: int | None
-    project_key: str | None
-    name: str
-    scopes: tuple[Scope, ...]
-    created_at: datetime
-    expires_at: datetime | None
-    revoked_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Project:
-    """A tenant: experiments, events and most tokens belong to exactly one."""
-
-    id: int
-    key: str
-    name: str
-    created_at: datetime
 
 
 class ProjectRepository:
@@ -131,19 +107,6 @@ class TokenRepository:
             return None
         row = (await self._connection.execute(_TOKENS.where(api_tokens.c.id == token_id))).one()
         return _token(row)
-
-
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
-    """Who did what to which subject, and under which request."""
-
-    id: int
-    at: datetime
-    actor: str
-    action: str
-    subject: str
-    request_id: str
-    details: Mapping[str, Any]
 
 
 class AuditRepository:

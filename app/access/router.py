@@ -5,15 +5,8 @@ from typing import Annotated
 from fastapi import Path, Query, Response
 
 from app.access.caller import CurrentCaller
-from app.access.errors import (
-    InvalidToken,
-    MissingScope,
-    ProjectKeyTaken,
-    ProjectNotFound,
-    TokenNotFound,
-    WrongProject,
-)
-from app.access.guard import requires
+from app.access.errors import ProjectKeyTaken, TokenNotFound
+from app.access.guard import GUARDED, WITH_BODY, requires
 from app.access.schemas import (
     AuditEntryOut,
     AuditList,
@@ -28,20 +21,9 @@ from app.access.schemas import (
 from app.access.scopes import Scope
 from app.access.wiring import Access
 from app.core import routes
-from app.core.errors import (
-    BodyTooLarge,
-    Invalid,
-    MalformedBody,
-    RateLimited,
-    Unavailable,
-    UnsupportedMediaType,
-)
 from app.core.paging import Paging
 from app.core.problems import documented
 
-# What any guarded route may answer, and what any route with a body may answer on top.
-GUARDED = (InvalidToken, MissingScope, RateLimited, Unavailable, Invalid)
-WITH_BODY = (*GUARDED, MalformedBody, BodyTooLarge, UnsupportedMediaType)
 MAX_ID = 2**63 - 1
 
 router = routes.router(tags=["access"])
@@ -51,7 +33,7 @@ router = routes.router(tags=["access"])
     "/tokens",
     status_code=201,
     dependencies=[requires(Scope.ADMIN)],
-    responses=documented(*WITH_BODY, ProjectNotFound, WrongProject),
+    responses=documented(*WITH_BODY),
 )
 async def create_token(body: TokenIn, caller: CurrentCaller, access: Access, response: Response) -> NewTokenOut:
     """Make a token. Its secret is in this answer and nowhere else."""
@@ -84,7 +66,7 @@ async def revoke_token(token_id: Annotated[int, Path(ge=1, le=MAX_ID)], caller: 
     "/projects",
     status_code=201,
     dependencies=[requires(Scope.ADMIN)],
-    responses=documented(*WITH_BODY, ProjectKeyTaken, WrongProject),
+    responses=documented(*WITH_BODY, ProjectKeyTaken),
 )
 async def create_project(body: ProjectIn, caller: CurrentCaller, access: Access) -> ProjectOut:
     """Make a project: experiments, events and tokens of their own, invisible to all others."""

@@ -1,23 +1,18 @@
 """Requests and answers about tokens and projects."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from app.access.repository import AuditEntry, Project, StoredToken
 from app.access.scopes import Scope
+from app.access.values import AuditEntry, Project, StoredToken
 from app.core.moments import Moment
-from app.core.text import refuse_control_characters
-
-Key = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(refuse_control_characters)]
+from app.core.names import KEY_FORM, Key, Name
 
 
-def _in_future(moment: datetime) -> datetime:
-    if moment <= datetime.now(UTC):
-        raise ValueError("must lie in the future")
-    return moment
+def _each_once(scopes: list[Scope]) -> list[Scope]:
+    return list(dict.fromkeys(scopes))
 
 
 class TokenIn(BaseModel):
@@ -26,12 +21,12 @@ class TokenIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Name
-    scopes: Annotated[list[Scope], Field(min_length=1, max_length=20)]
-    expires_at: Annotated[Moment, AfterValidator(_in_future)] | None = None
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=20), AfterValidator(_each_once)]
+    expires_at: Moment | None = None
     project: Annotated[
         str | None,
         Field(
-            pattern=r"^(\*|[a-z][a-z0-9_-]{0,63})$",
+            pattern=rf"^(\*|{KEY_FORM})$",
             description="The key of the token's project; `*` for all projects; left out: the request's project.",
         ),
     ] = None

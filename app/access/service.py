@@ -6,18 +6,14 @@ from datetime import datetime
 from app.access.caller import Caller
 from app.access.errors import ProjectKeyTaken, ProjectNotFound, TokenNotFound, WrongProject
 from app.access.projects import Projects
-from app.access.repository import (
-    AuditEntry,
-    AuditRepository,
-    Project,
-    ProjectRepository,
-    StoredToken,
-    TokenRepository,
-)
+from app.access.repository import AuditRepository, ProjectRepository, TokenRepository
 from app.access.scopes import Scope
 from app.access.tokens import TOPIC, hash_of, new_secret
+from app.access.values import AuditEntry, Project, StoredToken
 from app.core.changes import Changes
+from app.core.clock import Clock, utc_now
 from app.core.db import Database
+from app.core.errors import Invalid
 from app.core.paging import Page, PageRequest, page_of
 
 ALL_PROJECTS = "*"
@@ -26,10 +22,11 @@ ALL_PROJECTS = "*"
 class AccessService:
     """Administers tokens and projects."""
 
-    def __init__(self, *, database: Database, changes: Changes, projects: Projects) -> None:
+    def __init__(self, *, database: Database, changes: Changes, projects: Projects, clock: Clock = utc_now) -> None:
         self._database = database
         self._changes = changes
         self._projects = projects
+        self._clock = clock
 
     async def create_token(
         self,
@@ -43,9 +40,12 @@ class AccessService:
         """Make a token; its secret is returned here and never again, and every process accepts it.
 
         Raises:
+            Invalid: it would have expired already.
             ProjectNotFound: no project has this key.
             WrongProject: the caller's token may not act there.
         """
+        if expires_at is not None and expires_at <= self._clock():
+            raise Invalid.field("expires_at", "must lie in the future")
         project_id = await self._reachable_project(caller, project_key)
         secret = new_secret()
         async with self._database.begin() as connection:
@@ -75,7 +75,10 @@ class AccessService:
             tokens = TokenRepository(connection)
             if await tokens.any_exists():
                 return None
+            # Of two first starts at once the second waits here, and then sees what the first has made.
             await self._changes.bump(connection, TOPIC)
+            if await tokens.any_exists():
+                return None
             token = await tokens.insert(
                 token_hash=hash_of(secret),
                 name="first administrator",

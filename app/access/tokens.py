@@ -13,11 +13,12 @@ import msgspec
 
 from app.access.caller import Identity
 from app.access.errors import InvalidToken
-from app.access.repository import StoredToken, TokenRepository
+from app.access.repository import TokenRepository
 from app.access.scopes import Scope, granted_by
+from app.access.values import StoredToken
 from app.core.changes import Changes
 from app.core.clock import Clock
-from app.core.db import Database
+from app.core.db import Database, StoreUnavailable
 from app.core.metrics import Metrics
 from app.core.redis import RedisAid
 
@@ -25,7 +26,9 @@ TOPIC = "tokens"
 _CACHE_TTL_S = 300
 _MOST_IN_MEMORY = 10_000
 _TOKEN_BYTES = 32
-_INVALID = InvalidToken("The token is unknown, revoked or expired. Ask an administrator for a new one.")
+_NOT_VALID = "The token is unknown, revoked or expired. Ask an administrator for a new one."
+# The contract's bound: nobody is let in by memory alone for longer than this.
+_LONGEST_TRUST_S = 3600.0
 
 
 class _Cached(msgspec.Struct, frozen=True):
@@ -93,27 +96,30 @@ class Authenticator:
         self._memory.clear()
 
     def _remembered(self, token_hash: bytes) -> Identity | None:
-        if (known := self._memory.get(token_hash)) is not None and not self._expired(known.expires_at):
-            return known.identity
-        return self._bootstrap.get(token_hash)
+        known = self._memory.get(token_hash)
+        return None if known is None or self._expired(known.expires_at) else known.identity
 
     async def identify(self, token: str) -> Identity:
         """Return who holds the token.
 
         Raises:
             InvalidToken: unknown, revoked or expired.
-            StoreUnavailable: nobody remembers it and PostgreSQL is away.
+            StoreUnavailable: nobody remembers it and PostgreSQL is away, or has been for an hour.
         """
         token_hash = hash_of(token)
         await self._changes.ensure_fresh()
+        if (identity := self._bootstrap.get(token_hash)) is not None:
+            return identity
+        if self._changes.unconfirmed_s > _LONGEST_TRUST_S:
+            raise StoreUnavailable("PostgreSQL has been away for so long that tokens cannot be trusted any more.")
         if (identity := self._remembered(token_hash)) is not None:
             return identity
         if token_hash not in self._valid:
-            raise _INVALID
+            raise InvalidToken(_NOT_VALID)
         epoch = self._epoch
         cached = await self._from_redis(token_hash, epoch) or await self._from_database(token_hash, epoch)
         if cached is None or self._expired(cached.expires_at):
-            raise _INVALID
+            raise InvalidToken(_NOT_VALID)
         identity = Identity(
             cached.id,
             cached.name,

@@ -7,8 +7,7 @@ from uuid import UUID
 import msgspec
 from redis.asyncio import Redis
 
-from app.assignments.repository import Key
-from app.assignments.values import Stored
+from app.assignments.values import Key, Stored
 from app.core.batching import Batcher
 from app.core.metrics import Metrics
 from app.core.redis import RedisAid

@@ -1,7 +1,8 @@
 """What callers can do wrong about assignments."""
 
-from app.core.errors import Conflict, NotFound
+from app.core.errors import Conflict, Invalid, NotFound
 from app.experiments.lifecycle import Status
+from app.experiments.values import Experiment
 
 
 class ImportClosed(Conflict):
@@ -21,6 +22,14 @@ class OverrideClosed(Conflict):
             f"The experiment is {status}; overrides are possible while it is draft, running or paused.",
             current_status=status.value,
         )
+
+
+class UnknownVariant(Invalid):
+    """The field `variant` names none of the experiment's."""
+
+    def __init__(self, experiment: Experiment, key: str) -> None:
+        keys = ", ".join(item.key for item in experiment.variants)
+        super().__init__([{"field": "variant", "detail": f"no variant has the key {key[:64]!r}; there are {keys}"}])
 
 
 class OverrideNotFound(NotFound):

@@ -1,7 +1,7 @@
 """All overrides in this process's memory; they are made by hand, so there are few."""
 
-from app.assignments.repository import Key, OverrideRepository
-from app.assignments.values import Override
+from app.assignments.repository import OverrideRepository
+from app.assignments.values import Key, Override
 from app.core.changes import Changes
 from app.core.db import Database
 

@@ -9,9 +9,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.assignments import messages
-from app.assignments.values import ImportRow, Override, Question, Source, Stored, StoredAssignment
-
-Key = tuple[int, str]
+from app.assignments.values import Key, Override, Question, Source, Stored, StoredAssignment
 
 _FIND = text(
     "SELECT experiment_id, user_id, variant_id, source, experiment_version, assigned_at FROM assignments"
@@ -64,7 +62,7 @@ WITH moment AS MATERIALIZED (
     SELECT experiments.id, wanted.user_id, wanted.variant_id, 'import', experiments.version,
            wanted.assigned_at, moment.now
     FROM wanted
-    JOIN experiments ON experiments.id = :experiment_id AND experiments.status <> 'archived'
+    JOIN experiments ON experiments.id = :experiment_id
     CROSS JOIN moment
     ORDER BY wanted.user_id
     ON CONFLICT (experiment_id, user_id) DO NOTHING
@@ -105,8 +103,8 @@ WITH moment AS MATERIALIZED (
         change_epoch = excluded.change_epoch, ingested_at = excluded.ingested_at
         WHERE kept.removed OR kept.variant_id <> excluded.variant_id
     RETURNING *
-)
-{_SEND_OVERRIDE}
+), sent AS ({_SEND_OVERRIDE})
+SELECT variant_id, exposed_at FROM stored
 """  # noqa: S608  # Made of constants only.
 )
 
@@ -119,6 +117,10 @@ WITH stored AS (
 )
 {_SEND_OVERRIDE}
 """  # noqa: S608  # Made of constants only.
+)
+
+_FIND_OVERRIDE = text(
+    "SELECT variant_id, exposed_at FROM overrides WHERE experiment_id = :experiment_id AND user_id = :user_id"
 )
 
 _CHANGED_OVERRIDES = text(
@@ -158,15 +160,15 @@ class AssignmentRepository:
         )
         return {(row.experiment_id, row.user_id): _stored(row) for row in rows}
 
-    async def import_many(self, experiment_id: int, wanted: Sequence[ImportRow]) -> set[str]:
-        """Store assignments of distinct users; returns the users that were not assigned before."""
+    async def import_many(self, experiment_id: int, wanted: Sequence[tuple[str, int, datetime]]) -> set[str]:
+        """Store (user id, variant id, moment) of distinct users; returns the users that were not assigned before."""
         rows = await self._connection.execute(
             _IMPORT,
             {
                 "experiment_id": experiment_id,
-                "user_ids": [item.user_id for item in wanted],
-                "variant_ids": [item.variant_id for item in wanted],
-                "moments": [item.assigned_at for item in wanted],
+                "user_ids": [user_id for user_id, _, _ in wanted],
+                "variant_ids": [variant_id for _, variant_id, _ in wanted],
+                "moments": [assigned_at for _, _, assigned_at in wanted],
             },
         )
         return set(rows.scalars())
@@ -205,11 +207,14 @@ class OverrideRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def put(self, experiment_id: int, user_id: str, variant_id: int, epoch: int) -> None:
-        await self._connection.execute(
-            _PUT_OVERRIDE,
-            {"experiment_id": experiment_id, "user_id": user_id, "variant_id": variant_id, "epoch": epoch},
-        )
+    async def put(self, experiment_id: int, user_id: str, variant_id: int, epoch: int) -> Override:
+        """Store the override; returns the one in force, which is the former one if it says the same."""
+        key = {"experiment_id": experiment_id, "user_id": user_id}
+        values = {**key, "variant_id": variant_id, "epoch": epoch}
+        row = (await self._connection.execute(_PUT_OVERRIDE, values)).one_or_none()
+        if row is None:
+            row = (await self._connection.execute(_FIND_OVERRIDE, key)).one()
+        return Override(row.variant_id, row.exposed_at)
 
     async def remove(self, experiment_id: int, user_id: str, epoch: int) -> bool:
         """Remove the override; returns whether there was one."""

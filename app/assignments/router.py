@@ -1,15 +1,15 @@
 """Endpoints for assignments: one user, many, overrides, imports, lists."""
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
 from fastapi import Body, Query, Response
-from pydantic import Discriminator, Tag, ValidationError
+from pydantic import Discriminator, Tag
 
 from app.access.caller import Caller, CurrentCaller
-from app.access.guard import requires
-from app.access.router import GUARDED, WITH_BODY
+from app.access.guard import GUARDED, WITH_BODY, requires
 from app.access.scopes import Scope
 from app.assignments.errors import ImportClosed, OverrideClosed, OverrideNotFound
 from app.assignments.schemas import (
@@ -24,23 +24,24 @@ from app.assignments.schemas import (
     StoredAssignmentList,
     StoredAssignmentOut,
 )
-from app.assignments.values import Answer, ImportRow, Question
-from app.assignments.wiring import Assignments, UserIdInPath
+from app.assignments.values import Answer, Question
+from app.assignments.wiring import Assignments, Overrides, UserIdInPath
 from app.core import routes
-from app.core.clock import utc_now
-from app.core.errors import Invalid
+from app.core.errors import TAG_PREFIX
 from app.core.paging import Paging
-from app.core.problems import TAG_PREFIX, documented, problem_of
+from app.core.problems import documented, problem_of
 from app.core.routes import MAX_BATCH_BODY_BYTES, MAX_BODY_KEY
-from app.core.rows import BatchOut, RowCode, RowError, row_error
+from app.core.rows import BatchOut, valid_rows
 from app.experiments.errors import ExperimentNotFound
-from app.experiments.values import Experiment, Variant
+from app.experiments.values import Experiment
 from app.experiments.wiring import ExperimentReference, Experiments
 
 router = routes.router(tags=["assignments"])
 _TRAFFIC = [requires(Scope.ASSIGNMENTS, is_traffic=True)]
 _encode = msgspec.json.Encoder().encode
 NO_STORE = {"Cache-Control": "no-store"}
+# What a caller sent as a number, or might have: it is told so again.
+_IS_ID = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
 class _FailedItem(msgspec.Struct, frozen=True):
@@ -135,7 +136,7 @@ def _question(experiment: Experiment, body: BulkForUserIn, *, enroll: bool) -> Q
 
 
 def _unknown(reference: str, user_id: str) -> _FailedItem:
-    asked: int | str = int(reference) if reference.isdecimal() and len(reference) < 19 else reference
+    asked: int | str = int(reference) if _IS_ID.fullmatch(reference) else reference
     return _FailedItem(asked, user_id, problem_of(ExperimentNotFound(reference)))
 
 
@@ -154,8 +155,7 @@ async def list_assignments(
 ) -> StoredAssignmentList:
     """List stored assignments, the last stored first."""
     found = await experiments.get(caller, experiment)
-    wanted = _variant_named(found, variant, "variant") if variant is not None else None
-    page = await assignments.list_(found, wanted, paging)
+    page = await assignments.list_(found, variant, paging)
     keys = {item.id: item.key for item in found.variants}
     return StoredAssignmentList(
         items=[
@@ -188,42 +188,11 @@ async def import_assignments(
 ) -> BatchOut:
     """Take over assignments decided elsewhere, with their own past times."""
     found = await experiments.get(caller, experiment)
-    rows: dict[int, ImportRow] = {}
-    errors: list[RowError] = []
-    for index, raw in enumerate(body.assignments):
-        checked = _import_row(found, index, raw)
-        if isinstance(checked, RowError):
-            errors.append(checked)
-        else:
-            rows[index] = checked
-    indices = list(rows)
-    refused = await assignments.import_rows(caller, found, list(rows.values()))
-    errors += [
-        RowError(
-            index=indices[position],
-            code=RowCode.ALREADY_ASSIGNED,
-            detail="user_id: the user is assigned in this experiment already; an assignment never changes",
-        )
-        for position in refused
-    ]
+    rows, errors = valid_rows(ImportRowIn, body.assignments)
+    errors += await assignments.import_rows(caller, found, [row.at(index) for index, row in rows])
     errors.sort(key=lambda error: error.index)
-    return BatchOut(accepted=len(rows) - len(refused), duplicates=0, rejected=len(errors), errors=errors)
-
-
-def _import_row(experiment: Experiment, index: int, raw: object) -> ImportRow | RowError:
-    try:
-        row = ImportRowIn.model_validate(raw)
-    except ValidationError as error:
-        return row_error(index, error)
-    variant = experiment.variant_with_key(row.variant)
-    if variant is None:
-        keys = ", ".join(item.key for item in experiment.variants)
-        detail = f"variant: no variant has the key {row.variant!r}; there are {keys}"
-        return RowError(index=index, code=RowCode.UNKNOWN_VARIANT, detail=detail)
-    if row.assigned_at > utc_now():
-        detail = "assigned_at: lies in the future; imported assignments have happened"
-        return RowError(index=index, code=RowCode.FUTURE_TIMESTAMP, detail=detail)
-    return ImportRow(row.user_id, variant.id, row.assigned_at)
+    accepted = len(body.assignments) - len(errors)
+    return BatchOut(accepted=accepted, duplicates=0, rejected=len(errors), errors=errors)
 
 
 @router.put(
@@ -238,12 +207,11 @@ async def put_override(
     body: OverrideIn,
     caller: CurrentCaller,
     experiments: Experiments,
-    assignments: Assignments,
+    overrides: Overrides,
 ) -> Response:
     """Force a variant for one user; such users are left out of results unless asked for."""
     found = await experiments.get(caller, experiment)
-    variant = _variant_named(found, body.variant, "variant")
-    return _json(await assignments.put_override(caller, found, user_id, variant))
+    return _json(await overrides.put(caller, found, user_id, body.variant))
 
 
 @router.delete(
@@ -257,19 +225,11 @@ async def remove_override(
     user_id: UserIdInPath,
     caller: CurrentCaller,
     experiments: Experiments,
-    assignments: Assignments,
+    overrides: Overrides,
 ) -> None:
     """Remove an override; the user's stored assignment is in force again."""
     found = await experiments.get(caller, experiment)
-    await assignments.remove_override(caller, found, user_id)
-
-
-def _variant_named(experiment: Experiment, key: str, field: str) -> Variant:
-    variant = experiment.variant_with_key(key)
-    if variant is None:
-        keys = ", ".join(item.key for item in experiment.variants)
-        raise Invalid.field(field, f"no variant has the key {key[:64]!r}; there are {keys}")
-    return variant
+    await overrides.remove(caller, found, user_id)
 
 
 def _json(answer: Answer | dict[str, Sequence[Answer | _FailedItem]]) -> Response:

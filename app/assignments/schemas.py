@@ -14,40 +14,20 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from app.assignments.values import Reason, Source
+from app.assignments.user_ids import UserId
+from app.assignments.values import ImportRow, Reason, Source
 from app.core.moments import Moment
-from app.core.text import encoded_if_storable, refuse_control_characters
+from app.core.names import Key
+from app.core.text import encoded_if_storable
+from app.experiments.references import Reference, id_as_text
 
 MAX_BULK = 1000
 MAX_CONTEXT_BYTES = 16_384
 
-UserId = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(refuse_control_characters)]
-
-
-def _as_text(value: object) -> object:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-# An id or a key; what does not exist is a 404, not a 422.
-Reference = Annotated[
-    str,
-    BeforeValidator(_as_text),
-    StringConstraints(pattern=r"^([0-9]{1,30}|[a-z][a-z0-9_-]{0,63})$"),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 0},
-                {"type": "string", "pattern": r"^([0-9]{1,30}|[a-z][a-z0-9_-]{0,63})$"},
-            ]
-        }
-    ),
-]
-
-
 # In a list, what cannot exist is answered like what does not: the rest of the list is answered all the same.
 AnyReference = Annotated[
     str,
-    BeforeValidator(_as_text),
+    BeforeValidator(id_as_text),
     StringConstraints(max_length=200),
     WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string", "maxLength": 200}]}),
 ]
@@ -166,7 +146,7 @@ class OverrideIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    variant: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+    variant: Key
 
 
 class ImportRowIn(BaseModel):
@@ -177,6 +157,9 @@ class ImportRowIn(BaseModel):
     user_id: UserId
     variant: Annotated[str, StringConstraints(min_length=1, max_length=64)]
     assigned_at: Moment
+
+    def at(self, index: int) -> ImportRow:
+        return ImportRow(index, self.user_id, self.variant, self.assigned_at)
 
 
 class ImportIn(BaseModel):

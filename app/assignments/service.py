@@ -1,4 +1,4 @@
-"""Use cases of assignments: answer, enrol, import, override, list."""
+"""Use cases of assignments: answer, enrol, import, list."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,6 @@ from sqlalchemy.exc import DataError, IntegrityError
 
 from app.access.caller import Caller
 from app.access.repository import AuditRepository
-from app.assignments import overrides as override_topic
 from app.assignments.cache import MemoryCache, RedisCache
 from app.assignments.decisions import (
     answer_for_unassigned,
@@ -17,13 +16,13 @@ from app.assignments.decisions import (
     answer_without_look_up,
     existing,
     hashed_variant,
-    overridden,
     phase_at,
 )
-from app.assignments.errors import ImportClosed, OverrideClosed, OverrideNotFound
+from app.assignments.errors import ImportClosed, UnknownVariant
+from app.assignments.imports import already_assigned, judged
 from app.assignments.overrides import OverrideRegistry
-from app.assignments.repository import AssignmentRepository, Key, OverrideRepository
-from app.assignments.values import Answer, ImportRow, Question, Reason, Stored, StoredAssignment
+from app.assignments.repository import AssignmentRepository
+from app.assignments.values import Answer, ImportRow, Key, Question, Reason, Stored, StoredAssignment
 from app.core.batching import Batcher
 from app.core.changes import Changes
 from app.core.clock import Clock
@@ -31,12 +30,14 @@ from app.core.db import Database, StoreUnavailable
 from app.core.errors import Invalid
 from app.core.metrics import Metrics
 from app.core.paging import Page, PageRequest, page_of
+from app.core.rows import RowError
+from app.experiments.errors import ExperimentNotFound
 from app.experiments.lifecycle import Status
 from app.experiments.registry import ExperimentRegistry
-from app.experiments.values import Experiment, Variant
+from app.experiments.repository import ExperimentRepository
+from app.experiments.values import Experiment
 
 MAX_BATCH_ROWS = 500
-_OVERRIDABLE = frozenset({Status.DRAFT, Status.RUNNING, Status.PAUSED})
 
 
 class AssignmentService:
@@ -89,13 +90,10 @@ class AssignmentService:
     async def answer_many(self, questions: Sequence[Question]) -> list[Answer]:
         """Answer questions in their order."""
         await self._registry.ensure_fresh()
-        answers = [self.answer_from_memory(question) for question in questions]
-        open_ = [index for index, answer in enumerate(answers) if answer is None]
-        if open_:
-            found = await self._answer_from_stores([questions[index] for index in open_])
-            for index, answer in zip(open_, found, strict=True):
-                answers[index] = answer
-        return [answer for answer in answers if answer is not None]
+        known = [self.answer_from_memory(question) for question in questions]
+        open_ = [question for question, answer in zip(questions, known, strict=True) if answer is None]
+        found = iter(await self._answer_from_stores(open_) if open_ else ())
+        return [next(found) if answer is None else answer for answer in known]
 
     def answer_from_memory(self, question: Question) -> Answer | None:
         """Return the answer if this process knows it already; the registry must be fresh."""
@@ -164,8 +162,10 @@ class AssignmentService:
                 continue
             key = _key(question)
             stored[key], is_new = outcome
-            reason = Reason.NEW_ASSIGNMENT if is_new and key not in answers else Reason.EXISTING_ASSIGNMENT
-            answers.setdefault(key, existing(question, stored[key], reason))
+            if is_new:
+                answers[key] = existing(question, stored[key], Reason.NEW_ASSIGNMENT)
+            else:
+                answers.setdefault(key, existing(question, stored[key]))
         self._remember(stored)
         if outdated:
             answers |= await self._answers_after_change(outdated)
@@ -180,10 +180,11 @@ class AssignmentService:
             current = self._registry.find_by_id(question.experiment.id) or question.experiment
             now_asked = replace(question, experiment=current)
             override = self._overrides.find(current.id, question.user_id)
-            answer = answer_without_look_up(now_asked, phase_at(current, self._clock()), override)
+            phase = phase_at(current, self._clock())
+            answer = answer_without_look_up(now_asked, phase, override)
             if answer is None and current.version == question.experiment.version:
-                # The database has another version than its own announcement: it is being changed right now.
-                raise StoreUnavailable("The experiment is being changed right now; send the request again.")
+                # The database did not say what it has in place of this: a later request finds out.
+                answer = answer_while_store_is_away(now_asked, phase)
             if answer is None:
                 renewed.append(now_asked)
             else:
@@ -197,22 +198,20 @@ class AssignmentService:
 
     async def _enroll(self, questions: Sequence[Question]) -> list[tuple[Stored, bool] | None]:
         """Store a batch in one transaction; tell for each what is stored and whether it is new."""
-        distinct = {_key(question): question for question in questions}
+        chosen = _one_for_each_user(questions)
         async with self._database.begin() as connection:
             repository = AssignmentRepository(connection)
             created = await repository.enroll_many(
-                [(question, hashed_variant(question).id) for question in distinct.values()]
+                [(question, hashed_variant(question).id) for question in chosen.values()]
             )
-            others = [key for key in distinct if key not in created]
+            others = [key for key in chosen if key not in created]
             # A statement of its own: it sees what another process committed while the first one waited.
             found = await repository.find_many(others) if others else {}
         outcomes: list[tuple[Stored, bool] | None] = []
-        seen: set[Key] = set()
         for question in questions:
             key = _key(question)
             stored = created.get(key) or found.get(key)
-            outcomes.append(None if stored is None else (stored, key in created and key not in seen))
-            seen.add(key)
+            outcomes.append(None if stored is None else (stored, key in created and question is chosen[key]))
         return outcomes
 
     def _remember(self, stored: Mapping[Key, Stored]) -> None:
@@ -224,23 +223,27 @@ class AssignmentService:
             self._background.add(task)
             task.add_done_callback(self._background.discard)
 
-    async def import_rows(self, caller: Caller, experiment: Experiment, rows: Sequence[ImportRow]) -> set[int]:
+    async def import_rows(self, caller: Caller, experiment: Experiment, rows: Sequence[ImportRow]) -> list[RowError]:
         """Store assignments decided elsewhere, with their own times.
 
         Returns:
-            the indices of rows whose user was assigned already, or stands in an earlier row.
+            the rejected rows: of an unknown variant, of the future, or of a user who was assigned already or stands
+            in an earlier row.
 
         Raises:
+            ExperimentNotFound: it was deleted a moment ago.
             ImportClosed: the experiment is archived.
         """
-        if experiment.status is Status.ARCHIVED:
-            raise ImportClosed
-        first: dict[str, int] = {}
-        for index, row in enumerate(rows):
-            first.setdefault(row.user_id, index)
         async with self._database.begin() as connection:
+            # Judged as it stands now, and so it stays until the rows are stored.
+            current = await ExperimentRepository(connection).find_unchanging(experiment.id)
+            if current is None:
+                raise ExperimentNotFound(experiment.key)
+            if current.status is Status.ARCHIVED:
+                raise ImportClosed
+            good, rejected = judged(current, rows, self._clock())
             imported = await AssignmentRepository(connection).import_many(
-                experiment.id, [rows[index] for index in first.values()]
+                current.id, [(row.user_id, variant.id, row.assigned_at) for row, variant in good.values()]
             )
             if imported:
                 await AuditRepository(connection).append(
@@ -251,51 +254,17 @@ class AssignmentService:
                     subject=f"experiment:{experiment.id}",
                     details={"count": len(imported)},
                 )
-        stored = {first[user_id] for user_id in imported}
-        return {index for index in range(len(rows)) if index not in stored}
+        return rejected + [already_assigned(row) for user_id, (row, _) in good.items() if user_id not in imported]
 
-    async def put_override(self, caller: Caller, experiment: Experiment, user_id: str, variant: Variant) -> Answer:
-        """Force a variant; when this returns, every process gives it.
-
-        Raises:
-            OverrideClosed: the experiment is neither draft nor running nor paused.
-        """
-        if experiment.status not in _OVERRIDABLE:
-            raise OverrideClosed(experiment.status)
-        async with self._database.begin() as connection:
-            epoch = await self._changes.bump(connection, override_topic.TOPIC)
-            await OverrideRepository(connection).put(experiment.id, user_id, variant.id, epoch)
-            await self._audit_override(AuditRepository(connection), caller, experiment, "put")
-        await self._changes.settle(override_topic.TOPIC, epoch)
-        override = self._overrides.find(experiment.id, user_id)
-        if override is None:  # Removed by somebody else in between.
-            raise OverrideNotFound
-        return overridden(Question(experiment, user_id, enroll=False), override)
-
-    async def remove_override(self, caller: Caller, experiment: Experiment, user_id: str) -> None:
-        """Remove an override; a stored assignment is in force again.
+    async def list_(self, experiment: Experiment, variant_key: str | None, page: PageRequest) -> Page[StoredAssignment]:
+        """Return stored assignments, the last stored first.
 
         Raises:
-            OverrideNotFound: the user has none.
+            Invalid: the experiment has no such variant, or the cursor is not one of this list's.
         """
-        async with self._database.begin() as connection:
-            epoch = await self._changes.bump(connection, override_topic.TOPIC)
-            if not await OverrideRepository(connection).remove(experiment.id, user_id, epoch):
-                raise OverrideNotFound
-            await self._audit_override(AuditRepository(connection), caller, experiment, "removed")
-        await self._changes.settle(override_topic.TOPIC, epoch)
-
-    @staticmethod
-    async def _audit_override(audit: AuditRepository, caller: Caller, experiment: Experiment, action: str) -> None:
-        await audit.append(
-            project_id=caller.project_id,
-            actor=caller.actor,
-            request_id=caller.request_id,
-            action=f"override.{action}",
-            subject=f"experiment:{experiment.id}",
-        )
-
-    async def list_(self, experiment: Experiment, variant: Variant | None, page: PageRequest) -> Page[StoredAssignment]:
+        variant = None if variant_key is None else experiment.variant_with_key(variant_key)
+        if variant is None and variant_key is not None:
+            raise UnknownVariant(experiment, variant_key)
         async with self._database.read() as connection:
             rows = await AssignmentRepository(connection).list_(
                 experiment.id, variant.id if variant else None, _position(page.after), page.limit + 1
@@ -305,6 +274,24 @@ class AssignmentService:
 
 def _key(question: Question) -> Key:
     return question.experiment.id, question.user_id
+
+
+def _one_for_each_user(questions: Sequence[Question]) -> dict[Key, Question]:
+    """Choose whom to enrol by among questions of the same moment.
+
+    The latest version of the experiment is the likeliest to be the one in force, and a context that somebody brings
+    is not lost to somebody else who brings none; otherwise the first question wins.
+    """
+    chosen: dict[Key, Question] = {}
+    for question in questions:
+        kept = chosen.setdefault(_key(question), question)
+        if _rank(question) > _rank(kept):
+            chosen[_key(question)] = question
+    return chosen
+
+
+def _rank(question: Question) -> tuple[int, bool]:
+    return question.experiment.version, question.context is not None
 
 
 def _position(after: str | None) -> tuple[datetime, str] | None:

@@ -10,6 +10,9 @@ import msgspec
 
 from app.experiments.values import Experiment, Variant
 
+# Experiment id and user id: what an assignment or an override is found by.
+Key = tuple[int, str]
+
 
 class Reason(StrEnum):
     """Why an answer is what it is."""
@@ -104,8 +107,9 @@ class StoredAssignment:
 
 @dataclass(frozen=True, slots=True)
 class ImportRow:
-    """An assignment decided elsewhere."""
+    """An assignment decided elsewhere, and its place in the caller's batch."""
 
+    index: int
     user_id: str
-    variant_id: int
+    variant: str
     assigned_at: datetime

@@ -3,11 +3,11 @@
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
-from pydantic import AfterValidator
 from starlette.convertors import PathConvertor, register_url_convertor
 
+from app.assignments.override_service import OverrideService
 from app.assignments.service import AssignmentService
-from app.core.text import refuse_control_characters
+from app.assignments.user_ids import UserId
 
 
 class _UserIdConvertor(PathConvertor):
@@ -18,9 +18,7 @@ class _UserIdConvertor(PathConvertor):
 
 register_url_convertor("user_id", _UserIdConvertor())
 
-UserIdInPath = Annotated[
-    str, Path(alias="user_id", min_length=1, max_length=256), AfterValidator(refuse_control_characters)
-]
+UserIdInPath = Annotated[UserId, Path(alias="user_id")]
 
 
 def _assignments(request: Request) -> AssignmentService:
@@ -29,4 +27,11 @@ def _assignments(request: Request) -> AssignmentService:
     return service
 
 
+def _overrides(request: Request) -> OverrideService:
+    service = request.app.state.services.overrides
+    assert isinstance(service, OverrideService)  # noqa: S101  # Built once at startup.
+    return service
+
+
 Assignments = Annotated[AssignmentService, Depends(_assignments)]
+Overrides = Annotated[OverrideService, Depends(_overrides)]

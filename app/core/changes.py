@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.core.db import Database
+from app.core.db import Database, StoreUnavailable
 
 log = structlog.get_logger()
 
@@ -43,11 +43,16 @@ Listener = Callable[[int], Awaitable[None]]
 class Changes:
     """The epochs of all topics as this process knows them."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._database = database
+        self._monotonic = monotonic
         self._listeners: dict[str, Listener] = {}
         self._applied: dict[str, int] = {}
+        # When memory was last known to be right, or was let stand because PostgreSQL did not answer.
         self._seen_at = float("-inf")
+        # When PostgreSQL itself last said so.
+        self._confirmed_at = float("-inf")
+        self._away = False
         self._own_pid = -1
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -74,7 +79,12 @@ class Changes:
     @property
     def fresh(self) -> bool:
         """Whether memory may be used without another look."""
-        return time.monotonic() - self._seen_at < LEASE_S
+        return self._monotonic() - self._seen_at < LEASE_S
+
+    @property
+    def unconfirmed_s(self) -> float:
+        """How long ago PostgreSQL last confirmed what is in memory."""
+        return self._monotonic() - self._confirmed_at
 
     async def ensure_fresh(self) -> None:
         """Look now if the last look is too old. While PostgreSQL is away nothing can change, so memory stands."""
@@ -84,7 +94,7 @@ class Changes:
             self._refreshing = asyncio.create_task(self.look())
         _, late = await asyncio.wait({self._refreshing}, timeout=_PATIENCE_S)
         if late and not self.fresh:  # It does not even refuse; callers must not hang with it.
-            self._seen_at = time.monotonic() - LEASE_S + _RECONNECT_AFTER_S
+            self._let_memory_stand()
 
     async def look(self) -> None:
         """Look now, however young the last look is."""
@@ -98,13 +108,23 @@ class Changes:
         return epoch
 
     async def settle(self, topic: str, epoch: int) -> None:
-        """After the commit: apply the change here, and return once every other process has it, too."""
-        deadline = time.monotonic() + LEASE_S
+        """After the commit: apply the change here, and return once every other process has it, too.
+
+        Never raises, whatever PostgreSQL does: the change is made, and whoever made it must hear so. Where the
+        others cannot be asked, their leases run out.
+        """
+        deadline = self._monotonic() + LEASE_S
         await self.look()
         pause_s = 0.001
-        while time.monotonic() < deadline and await self._others_lack(topic, epoch):
+        while self._monotonic() < deadline and await self._others_may_lack(topic, epoch):
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, 0.05)
+
+    async def _others_may_lack(self, topic: str, epoch: int) -> bool:
+        try:
+            return await self._database.promptly(lambda: self._others_lack(topic, epoch))
+        except StoreUnavailable:
+            return True
 
     async def _others_lack(self, topic: str, epoch: int) -> bool:
         async with self._database.read() as connection:
@@ -127,8 +147,18 @@ class Changes:
             await self._look()
         except Exception as error:  # noqa: BLE001  # The watch must outlive every failure of the database.
             await self._drop_connection()
-            self._seen_at = time.monotonic() - LEASE_S + _RECONNECT_AFTER_S
-            log.warning("changes.database_unavailable", error=str(error) or type(error).__name__)
+            self._let_memory_stand()
+            if not self._away:
+                log.warning("changes.database_unavailable", error=str(error) or type(error).__name__)
+            self._away = True
+        else:
+            if self._away:
+                log.info("changes.database_available")
+            self._away = False
+
+    def _let_memory_stand(self) -> None:
+        """Ask nobody for a moment: while PostgreSQL is away nothing can change."""
+        self._seen_at = self._monotonic() - LEASE_S + _RECONNECT_AFTER_S
 
     async def _open(self) -> None:
         url = make_url(self._database.engine.url).set(drivername="postgresql")
@@ -143,7 +173,7 @@ class Changes:
 
     async def _look(self) -> None:
         assert self._connection is not None  # noqa: S101  # Opened by every caller.
-        looked_at = time.monotonic()
+        looked_at = self._monotonic()
         epochs = {row["topic"]: int(row["epoch"]) for row in await self._connection.fetch(_EPOCHS)}
         changed = [topic for topic, epoch in epochs.items() if self._applied.get(topic, -1) != epoch]
         for topic in changed:
@@ -152,7 +182,7 @@ class Changes:
             self._applied[topic] = epochs[topic]
         if changed:
             await self._connection.execute("SELECT set_config('application_name', $1, false)", _name(epochs))
-        self._seen_at = looked_at
+        self._seen_at = self._confirmed_at = looked_at
 
     async def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None

@@ -47,11 +47,28 @@ _INPUT_SETTINGS: Mapping[str, Any] = {
 }
 # The answer to an insert means that the rows are stored.
 _INSERT_SETTINGS: Mapping[str, Any] = {**_INPUT_SETTINGS, "async_insert": 0}
+# The server drops repeated inserts block by block, so that the same lines must be cut into blocks in the same way
+# each time: read by one thread, and below the sizes at which it begins a new block (1 M rows, 256 MB).
+_TOKEN_SETTINGS: Mapping[str, Any] = {**_INSERT_SETTINGS, "input_format_parallel_parsing": 0, "max_insert_threads": 1}
+
+# What makes plain names right where they stand for tables that are spread over a cluster's shards.
+_CLUSTER_SETTINGS: Mapping[str, Any] = {
+    # The answer to an insert means that the rows are in their shards, and not in a queue on the way there.
+    "distributed_foreground_insert": 1,
+    # A subquery means all its rows, also where the query around it is sent to each shard.
+    "distributed_product_mode": "global",
+    # Below the time after which nobody waits any more.
+    "insert_quorum_timeout": (_WRITE_TIMEOUT_S - 10) * 1000,
+    "distributed_ddl_task_timeout": _WRITE_TIMEOUT_S - 10,
+}
+# An insert is acknowledged when every replica of its shard has the rows. Then what a heartbeat proves is true of
+# whichever replica is asked; while one is away the outbox waits.
+_REPLICAS = "SELECT max(replica_num) FROM system.clusters WHERE cluster = {cluster:String}"
 
 # Error codes that say "not now" rather than "not like this". Source: ClickHouse, src/Common/ErrorCodes.cpp.
 _TIMED_OUT = frozenset({159, 160, 209})
 _OVERLOADED_OR_READ_ONLY = frozenset({164, 202, 203, 241, 242, 243, 252})
-_NETWORK_OR_KEEPER = frozenset({210, 225, 279, 319, 999})
+_NETWORK_OR_KEEPER = frozenset({210, 225, 279, 285, 286, 319, 999})
 _CANCELLED = frozenset({236, 394})
 _NOT_LET_IN = frozenset({192, 193, 194, 516})
 _NOT_NOW = _TIMED_OUT | _OVERLOADED_OR_READ_ONLY | _NETWORK_OR_KEEPER | _CANCELLED | _NOT_LET_IN
@@ -88,10 +105,20 @@ class SentRows:
 class ClickHouse:
     """The history's database. Every method raises `ClickHouseUnavailable` when it cannot be reached."""
 
-    def __init__(self, connect: Callable[[int], Client], database: str, *, embedded: bool) -> None:
+    def __init__(
+        self,
+        connect: Callable[[int], Client],
+        database: str,
+        *,
+        embedded: bool,
+        cluster: str | None = None,
+        read_timeout_s: int = _READ_TIMEOUT_S,
+    ) -> None:
         self.database = database
+        self.cluster = cluster
         self._embedded = embedded
-        self._reading = _Lane("clickhouse-read", connect, threads=_READERS, timeout_s=_READ_TIMEOUT_S)
+        self._read_timeout_s = read_timeout_s
+        self._reading = _Lane("clickhouse-read", connect, threads=_READERS, timeout_s=read_timeout_s)
         self._writing = _Lane("clickhouse-write", connect, threads=_WRITERS, timeout_s=_WRITE_TIMEOUT_S)
         self._probing = _Lane("clickhouse-probe", connect, threads=1, timeout_s=_PROBE_TIMEOUT_S)
 
@@ -108,17 +135,26 @@ class ClickHouse:
                 port=settings.port,
                 username=settings.user,
                 password=settings.password.get_secret_value(),
+                ca_cert=None if settings.ca_file is None else str(settings.ca_file),
                 connect_timeout=_CONNECT_TIMEOUT_S,
                 send_receive_timeout=timeout_s,
                 autogenerate_session_id=False,
                 dedicated_pool=True,
                 tz_mode="aware",
             )
+            if settings.cluster is not None:
+                _use_cluster(client, settings.cluster)
             # Not at the connection: the database is made by the first migration.
             client.database = settings.database
             return client
 
-        return cls(connect, settings.database, embedded=False)
+        return cls(
+            connect,
+            settings.database,
+            embedded=False,
+            cluster=settings.cluster,
+            read_timeout_s=settings.read_timeout_s,
+        )
 
     @classmethod
     async def open_embedded(cls, folder: Path, database: str) -> Self:
@@ -165,7 +201,7 @@ class ClickHouse:
             ClickHouseRefused: the query is wrong.
         """
         bound = {name: _bindable(value) for name, value in (parameters or {}).items()}
-        limits = {"max_execution_time": _READ_TIMEOUT_S, **(settings or {})}
+        limits = {"max_execution_time": self._read_timeout_s, **(settings or {})}
         select = self._select_embedded if self._embedded else self._select_on_server
         return await self._reading.run(lambda client: select(client, sql, bound, limits, tables or {}))
 
@@ -178,19 +214,38 @@ class ClickHouse:
         """
         await self._writing.run(lambda client: client.command(sql))
 
+    async def insert_selected(
+        self,
+        sql: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Run INSERT ... SELECT with bound parameters; the rows are stored when this returns.
+
+        Raises:
+            ClickHouseUnavailable: it cannot be reached; whether the rows are stored is not known.
+            ClickHouseRefused: the statement is wrong.
+        """
+        bound = {name: _bindable(value) for name, value in (parameters or {}).items()}
+        await self._writing.run(lambda client: client.command(sql, parameters=bound, settings=dict(settings or {})))
+
     async def create_database(self) -> None:
         """Make the database of this object's name if there is none; the right to is needed only then."""
-        await self._writing.run(lambda client: _ensure_database(client, self.database))
+        await self._writing.run(lambda client: _ensure_database(client, self.database, self.cluster))
 
-    async def insert_json(self, table: str, lines: Sequence[bytes]) -> None:
+    async def insert_json(self, table: str, lines: Sequence[bytes], *, token: str | None = None) -> None:
         """Insert JSON objects as they are, in one insert; they are stored when this returns.
+
+        A `token` names exactly these lines: the server drops an insert whose token it has seen of late.
 
         Raises:
             ClickHouseUnavailable: it cannot be reached; whether the rows are stored is not known.
             ClickHouseRefused: a row does not fit the table; none is stored.
         """
+        settings = _INSERT_SETTINGS if token is None else {**_TOKEN_SETTINGS, "insert_deduplication_token": token}
         if lines:
-            await self._writing.run(lambda client: _insert(client, table, lines, _INSERT_SETTINGS))
+            await self._writing.run(lambda client: _insert(client, table, lines, settings))
 
     async def ping(self) -> bool:
         """Tell whether it answers queries now."""
@@ -281,9 +336,20 @@ class _Lane:
         return client
 
 
-def _ensure_database(client: Client, name: str) -> None:
-    if not client.command(f"EXISTS DATABASE {name}", use_database=False):
+def _ensure_database(client: Client, name: str, cluster: str | None = None) -> None:
+    # That it exists on this node says nothing about the others.
+    if cluster is not None:
+        client.command(f"CREATE DATABASE IF NOT EXISTS {name} ON CLUSTER '{cluster}'", use_database=False)
+    elif not client.command(f"EXISTS DATABASE {name}", use_database=False):
         client.command(f"CREATE DATABASE IF NOT EXISTS {name}", use_database=False)
+
+
+def _use_cluster(client: Client, cluster: str) -> None:
+    ((replicas,),) = client.query(_REPLICAS, {"cluster": cluster}).result_rows
+    if replicas == 0:
+        raise ClickHouseRefused(f"CLICKHOUSE_CLUSTER: the server knows no cluster {cluster!r}", code=None)
+    for name, value in {**_CLUSTER_SETTINGS, "insert_quorum": replicas}.items():
+        client.set_client_setting(name, value)
 
 
 def _select(

@@ -32,7 +32,10 @@ _POOL_TIMEOUT_S = 5.0
 _COMMAND_TIMEOUT_S = 30.0
 _PROMPT_S = 3.0
 _REST_AFTER_TIMEOUT_S = 2.0
-_AWAY = "PostgreSQL cannot be reached or is not accepting work now. Send the request again later; repeating it is safe."
+_AWAY = (
+    "PostgreSQL cannot be reached or is not accepting work now. Send the request again later; repeating it is safe,"
+    " of events with the same event_id."
+)
 # Class 08: connection exceptions; 53: out of disk, memory or connections; 57P: shutting down or starting up.
 _TRANSIENT_SQLSTATES = ("08", "53", "57P", "25006")
 

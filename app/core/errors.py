@@ -1,7 +1,10 @@
 """The one tree of errors that callers can cause; contexts subclass these with a stable slug."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, TypedDict
+from typing import Any, ClassVar, TypedDict
+
+# Marks parts of an error's location that name a form of a body, not a field.
+TAG_PREFIX = "form:"
 
 
 class FieldProblem(TypedDict):
@@ -102,3 +105,14 @@ class Invalid(AppError):
     @classmethod
     def field(cls, field: str, detail: str) -> "Invalid":
         return cls([{"field": field, "detail": detail}])
+
+
+def field_problem(item: Mapping[str, Any]) -> FieldProblem:
+    """Say a Pydantic error in the caller's words: `variants.0.name`, not `("body", "variants", 0, "name")`."""
+    location = [str(part) for part in item["loc"] if not str(part).startswith(TAG_PREFIX)]
+    if len(location) > 1 and location[0] in {"body", "query", "path", "header"}:
+        location = location[1:]
+    detail = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if item["type"] == "extra_forbidden":
+        detail = "unknown field; remove it"
+    return {"field": ".".join(location) or "body", "detail": detail}

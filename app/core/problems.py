@@ -14,12 +14,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Scope
 
-from app.core.errors import AppError, FieldProblem, Invalid
+from app.core.errors import AppError, Invalid, field_problem
 
 log = structlog.get_logger()
 MEDIA_TYPE = "application/problem+json"
-# Marks parts of an error's location that name a form of a body, not a field.
-TAG_PREFIX = "form:"
 _TYPE_BASE = "urn:experimentation:problem:"
 
 
@@ -131,14 +129,3 @@ def bug_response(scope: Scope, error: Exception) -> Response:
 def _plain_problem(status: int, slug: str, detail: str, headers: Mapping[str, str]) -> Response:
     body = {"type": _TYPE_BASE + slug, "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
     return Response(msgspec.json.encode(body), status_code=status, media_type=MEDIA_TYPE, headers=dict(headers))
-
-
-def field_problem(item: Mapping[str, Any]) -> FieldProblem:
-    """Say a Pydantic error in the caller's words: `variants.0.name`, not `("body", "variants", 0, "name")`."""
-    location = [str(part) for part in item["loc"] if not str(part).startswith(TAG_PREFIX)]
-    if len(location) > 1 and location[0] in {"body", "query", "path", "header"}:
-        location = location[1:]
-    detail = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    if item["type"] == "extra_forbidden":
-        detail = "unknown field; remove it"
-    return {"field": ".".join(location) or "body", "detail": detail}

@@ -1,11 +1,14 @@
 """Batches whose rows are judged one by one: good rows are stored, bad ones are named."""
 
+from collections.abc import Iterable
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from app.core.problems import field_problem
+from app.core.errors import field_problem
+
+Row = TypeVar("Row", bound=BaseModel)
 
 
 class RowCode(StrEnum):
@@ -44,7 +47,19 @@ class InFuture(ValueError):
     """A moment lies too far ahead; the row's code says so."""
 
 
-def row_error(index: int, error: ValidationError) -> RowError:
+def valid_rows(model: type[Row], raw: Iterable[object]) -> tuple[list[tuple[int, Row]], list[RowError]]:
+    """Return the rows that are of `model`, each with its place in the batch, and the errors of the others."""
+    rows: list[tuple[int, Row]] = []
+    errors: list[RowError] = []
+    for index, item in enumerate(raw):
+        try:
+            rows.append((index, model.model_validate(item)))
+        except ValidationError as error:
+            errors.append(_row_error(index, error))
+    return rows, errors
+
+
+def _row_error(index: int, error: ValidationError) -> RowError:
     """Describe a row that failed validation."""
     problems = [field_problem(item) for item in error.errors(include_url=False, include_input=False)]
     detail = "; ".join(f"{problem['field']}: {problem['detail']}" for problem in problems)

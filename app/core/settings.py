@@ -1,15 +1,19 @@
 """All settings, read once from the environment in an entry point and passed down."""
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableSetting
 
 _PLACEHOLDER_SECRETS = frozenset({"", "change-me", "changeme", "secret", "default", "development", "test"})
 _MIN_SECRET_LENGTH = 16
+_ENV_FILE = ".env"
+_FIELD_NAMED = re.compile(r'field "(\w+)"')
 
 
 class Environment(StrEnum):
@@ -26,7 +30,7 @@ class SettingsError(Exception):
 
 class _Group(BaseSettings):
     model_config = SettingsConfigDict(
-        frozen=True, extra="ignore", env_file=".env", env_file_encoding="utf-8", env_ignore_empty=True
+        frozen=True, extra="ignore", env_file=_ENV_FILE, env_file_encoding="utf-8", env_ignore_empty=True
     )
 
 
@@ -92,6 +96,13 @@ class ClickHouseSettings(_Group):
     user: str = Field(default="default", validation_alias="CLICKHOUSE_USER")
     password: SecretStr = Field(default=SecretStr(""), validation_alias="CLICKHOUSE_PASSWORD")
     secure: bool = Field(default=False, validation_alias="CLICKHOUSE_SECURE")
+    # The authorities that may have signed the server's certificate; unset: those that the system trusts.
+    ca_file: FilePath | None = Field(default=None, validation_alias="CLICKHOUSE_CA_FILE")
+    # The name of the cluster in the servers' configuration; unset: one node.
+    cluster: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]{1,63}$", validation_alias="CLICKHOUSE_CLUSTER")
+    read_timeout_s: Annotated[int, Field(ge=1, le=3600)] = Field(
+        default=30, validation_alias="CLICKHOUSE_READ_TIMEOUT_SECONDS"
+    )
 
 
 class KafkaSettings(_Group):
@@ -152,6 +163,30 @@ class PipelineSettings(_Group):
     relay_idle_s: Annotated[float, Field(gt=0, le=60)] = Field(default=0.25, validation_alias="RELAY_IDLE_SECONDS")
     heartbeat_s: Annotated[float, Field(gt=0, le=60)] = Field(default=1.0, validation_alias="HEARTBEAT_SECONDS")
     outbox_retention_days: Annotated[int, Field(ge=1)] = Field(default=7, validation_alias="OUTBOX_RETENTION_DAYS")
+    reconcile_s: Annotated[float, Field(gt=0, le=3600)] = Field(default=60, validation_alias="RECONCILE_SECONDS")
+    # Unset: PostgreSQL keeps all events.
+    events_retention_days: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, validation_alias="EVENTS_RETENTION_DAYS"
+    )
+    # Unset: ClickHouse keeps all events. It drops them by months.
+    history_retention_days: Annotated[int, Field(ge=31)] | None = Field(
+        default=None, validation_alias="HISTORY_RETENTION_DAYS"
+    )
+    # Whether results are counted ahead by hours and days, and how often it is looked whether another hour is over.
+    rollups_enabled: bool = Field(default=True, validation_alias="ROLLUPS_ENABLED")
+    rollup_s: Annotated[float, Field(gt=0, le=3600)] = Field(default=60.0, validation_alias="ROLLUP_SECONDS")
+
+
+class LoaderSettings(_Group):
+    """The way from Kafka to ClickHouse: who consumes, and after how much is flushed."""
+
+    group_id: str = Field(default="experiments-loader", min_length=1, validation_alias="LOADER_GROUP_ID")
+    # A flush is one block of one insert in ClickHouse, which these bounds keep it to.
+    flush_rows: Annotated[int, Field(ge=1, le=100_000)] = Field(default=20_000, validation_alias="LOADER_FLUSH_ROWS")
+    flush_bytes: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = Field(
+        default=16 * 1024 * 1024, validation_alias="LOADER_FLUSH_BYTES"
+    )
+    flush_s: Annotated[float, Field(gt=0, le=60)] = Field(default=0.4, validation_alias="LOADER_FLUSH_SECONDS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +202,7 @@ class Settings:
     assignment: AssignmentSettings
     observability: ObservabilitySettings
     pipeline: PipelineSettings
+    loader: LoaderSettings
 
     @classmethod
     def from_environment(cls) -> Self:
@@ -186,11 +222,14 @@ class Settings:
                 assignment=AssignmentSettings(),
                 observability=ObservabilitySettings(),
                 pipeline=PipelineSettings(),
+                loader=LoaderSettings(),
             )
         except ValidationError as error:
             raise SettingsError(_first_problem(error)) from error
-        except Exception as error:  # pydantic-settings wraps an unreadable JSON list in its own error.
-            raise SettingsError(f"{error}: BEARER_TOKENS is a JSON list of strings") from error
+        except UnreadableSetting as error:
+            raise SettingsError(_unreadable(error)) from error
+        except UnicodeDecodeError as error:
+            raise SettingsError(f"{_ENV_FILE}: is not UTF-8: byte {error.start} cannot be decoded") from error
         _refuse_laptop_settings_in_production(settings)
         return settings
 
@@ -199,6 +238,12 @@ def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False, include_input=False)[0]
     name = str(problem["loc"][0]).upper() if problem["loc"] else "settings"
     return f"{name}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _unreadable(error: UnreadableSetting) -> str:
+    """Name the variable whose text is not JSON: the library names the field, which is called like its variable."""
+    found = _FIELD_NAMED.search(str(error))
+    return f'{found[1].upper() if found else error}: must be JSON, as in ["one", "two"]'
 
 
 def _refuse_laptop_settings_in_production(settings: Settings) -> None:

@@ -1,7 +1,6 @@
 """Requests and answers about events."""
 
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -15,11 +14,14 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from app.assignments.schemas import Reference, UserId
+from app.assignments.user_ids import UserId
 from app.core.clock import utc_now
 from app.core.moments import Moment
+from app.core.numbers import refuse_other_than_numbers
 from app.core.rows import InFuture, TooLarge
 from app.core.text import encoded_if_storable, refuse_control_characters
+from app.events.values import EventStatus, SentEvent
+from app.experiments.references import Reference
 
 MAX_EVENTS = 1000
 MAX_PROPERTIES_BYTES = 16_384
@@ -39,12 +41,6 @@ def _uuid_text(value: object) -> object:
     return value
 
 
-def _number(value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError("must be a number")  # noqa: TRY004
-    return value
-
-
 def _storable_properties(properties: dict[str, Any]) -> dict[str, Any]:
     size = len(encoded_if_storable(properties))
     if size > MAX_PROPERTIES_BYTES:
@@ -54,7 +50,9 @@ def _storable_properties(properties: dict[str, Any]) -> dict[str, Any]:
 
 EventId = Annotated[UUID, BeforeValidator(_uuid_text), WithJsonSchema({"type": "string", "format": "uuid"})]
 EventType = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(refuse_control_characters)]
-Value = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number), WithJsonSchema({"type": "number"})]
+Value = Annotated[
+    float, Field(allow_inf_nan=False), BeforeValidator(refuse_other_than_numbers), WithJsonSchema({"type": "number"})
+]
 Properties = Annotated[dict[str, Any], AfterValidator(_storable_properties)]
 
 
@@ -89,6 +87,17 @@ class EventIn(BaseModel):
     value: Value | None = None
     properties: Properties | None = None
 
+    def sent(self) -> SentEvent:
+        return SentEvent(
+            event_id=self.event_id,
+            experiment=self.experiment_id,
+            user_id=self.user_id,
+            event_type=self.event_type,
+            timestamp=self.timestamp,
+            value=self.value,
+            properties=self.properties,
+        )
+
 
 class EventBatchIn(BaseModel):
     """Up to 1,000 events; each row is judged by itself."""
@@ -108,13 +117,6 @@ class EventBatchIn(BaseModel):
     )
 
     events: Annotated[list[Any], Field(min_length=1, max_length=MAX_EVENTS)]
-
-
-class EventStatus(StrEnum):
-    """What became of an event."""
-
-    ACCEPTED = "accepted"
-    DUPLICATE = "duplicate"
 
 
 class EventOut(BaseModel):

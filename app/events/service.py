@@ -5,10 +5,14 @@ from collections.abc import Sequence
 from sqlalchemy.exc import DataError, IntegrityError
 
 from app.core.batching import Batcher
+from app.core.clock import IdSource, random_id
 from app.core.db import Database
 from app.core.metrics import Metrics
+from app.core.rows import RowCode, RowError
 from app.events.repository import EventRepository, Key
-from app.events.values import Event
+from app.events.values import Event, Recorded, RecordedBatch, SentEvent
+from app.experiments.errors import ExperimentNotFound
+from app.experiments.registry import ExperimentRegistry
 
 MAX_BATCH_ROWS = 1000
 
@@ -16,8 +20,17 @@ MAX_BATCH_ROWS = 1000
 class EventService:
     """Stores events by group commit; what it returns is committed."""
 
-    def __init__(self, *, database: Database, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        registry: ExperimentRegistry,
+        metrics: Metrics,
+        new_id: IdSource = random_id,
+    ) -> None:
         self._database = database
+        self._registry = registry
+        self._new_id = new_id
         self._counted = {outcome: metrics.events.labels(outcome) for outcome in ("accepted", "duplicate", "rejected")}
         self._records = Batcher[Event, bool](
             lambda events: database.promptly(lambda: self._record(events)),
@@ -30,14 +43,52 @@ class EventService:
         """Finish what is under way."""
         await self._records.drain()
 
-    async def record(self, events: Sequence[Event]) -> Sequence[bool]:
-        """Store events; tells for each whether it is new (otherwise its id was known).
+    async def record(self, project_id: int, sent: SentEvent) -> Recorded:
+        """Store an event.
 
         Raises:
-            StoreUnavailable: PostgreSQL is away; nothing was acknowledged, and sending again is safe.
+            ExperimentNotFound: it names an experiment that the project does not have.
+            StoreUnavailable: PostgreSQL is away; nothing was acknowledged, and sending again is safe
+                with the same event id.
         """
-        if not events:
-            return []
+        await self._registry.ensure_fresh()
+        event = self._event(project_id, sent)
+        (is_new,) = await self._store([event])
+        return Recorded(event.event_id, is_new)
+
+    async def record_many(self, project_id: int, rows: Sequence[tuple[int, SentEvent]]) -> RecordedBatch:
+        """Store the good ones of events that come with their places in a batch.
+
+        Raises:
+            StoreUnavailable: as above.
+        """
+        await self._registry.ensure_fresh()
+        good: list[Event] = []
+        rejected: list[RowError] = []
+        for index, sent in rows:
+            try:
+                good.append(self._event(project_id, sent))
+            except ExperimentNotFound as error:
+                detail = f"experiment_id: {error.detail}"
+                rejected.append(RowError(index=index, code=RowCode.UNKNOWN_EXPERIMENT, detail=detail))
+        outcomes = await self._store(good) if good else ()
+        accepted = sum(outcomes)
+        return RecordedBatch(accepted, len(outcomes) - accepted, rejected)
+
+    def _event(self, project_id: int, sent: SentEvent) -> Event:
+        return Event(
+            project_id=project_id,
+            event_id=sent.event_id or self._new_id(),
+            experiment_id=None if sent.experiment is None else self._registry.get(project_id, sent.experiment).id,
+            user_id=sent.user_id,
+            event_type=sent.event_type,
+            timestamp=sent.timestamp,
+            value=sent.value,
+            properties=sent.properties,
+        )
+
+    async def _store(self, events: Sequence[Event]) -> Sequence[bool]:
+        """Tell of each whether it is new (otherwise its id was known)."""
         outcomes = await self._records.submit(events)
         accepted = sum(outcomes)
         self._counted["accepted"].inc(accepted)

@@ -1,10 +1,33 @@
 """Events as values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
+
+from app.core.rows import RowError
+
+
+class EventStatus(StrEnum):
+    """What became of an event."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+
+
+@dataclass(frozen=True, slots=True)
+class SentEvent:
+    """An event as a caller sends it: perhaps without an id, its experiment by id or key."""
+
+    event_id: UUID | None
+    experiment: str | None
+    user_id: str
+    event_type: str
+    timestamp: datetime | None
+    value: float | None
+    properties: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,3 +42,24 @@ class Event:
     timestamp: datetime | None
     value: float | None
     properties: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """An event is stored durably, now or by an earlier request with the same id."""
+
+    event_id: UUID
+    is_new: bool
+
+    @property
+    def status(self) -> EventStatus:
+        return EventStatus.ACCEPTED if self.is_new else EventStatus.DUPLICATE
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedBatch:
+    """What became of the rows of a batch that could be read."""
+
+    accepted: int
+    duplicates: int
+    rejected: Sequence[RowError]

@@ -1,11 +1,18 @@
-"""From allocations in percent to stored bucket ranges. Plain functions, no I/O."""
+"""From allocations in percent to stored bucket ranges, and the seeds that shuffle users over them. No I/O."""
 
+import secrets
 from collections.abc import Sequence
 from decimal import Decimal
 
 # Percent with two decimals: exactly one bucket for each hundredth of a percent.
 BUCKETS = 10_000
 BUCKETS_PER_PERCENT = 100
+_SEED_BYTES = 8
+
+
+def new_seed() -> str:
+    """Make a seed; hexadecimal, so that it holds no colon and the hashed text stays unambiguous."""
+    return secrets.token_hex(_SEED_BYTES)
 
 
 def bucket_ranges(allocations_pct: Sequence[Decimal]) -> list[tuple[int, int]]:

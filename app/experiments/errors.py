@@ -59,6 +59,17 @@ class NotADraft(Conflict):
         )
 
 
+class DraftInUse(Conflict):
+    slug = "draft-in-use"
+    title = "Stored assignments or overrides refer to the draft"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The draft has overrides or imported assignments. Remove its overrides and delete it then; imported"
+            " assignments stay for ever, so archive a draft that has some."
+        )
+
+
 class VariantInUse(Conflict):
     slug = "variant-in-use"
     title = "Stored assignments or overrides refer to it"

@@ -40,7 +40,9 @@ class ExperimentRegistry:
 
     def find(self, project_id: int, reference: str) -> Experiment | None:
         if reference.isascii() and reference.isdecimal():
-            experiment = self._by_id.get(int(reference)) if len(reference) < len(str(_MAX_ID)) else None
+            # An experiment has one number: 01 is not another way to write 1.
+            is_id = reference[0] != "0" and len(reference) < len(str(_MAX_ID))
+            experiment = self._by_id.get(int(reference)) if is_id else None
             return experiment if experiment is not None and experiment.project_id == project_id else None
         return self._by_key.get((project_id, reference))
 

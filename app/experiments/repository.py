@@ -89,9 +89,17 @@ class ExperimentRepository:
 
     async def find_locked(self, experiment_id: int) -> Experiment | None:
         """Return the experiment and keep others from changing it until the transaction ends."""
-        statement = select(experiments.c.id).where(experiments.c.id == experiment_id).with_for_update()
+        return await self._find_once_locked(experiment_id, shared=False)
+
+    async def find_unchanging(self, experiment_id: int) -> Experiment | None:
+        """Return the experiment, which nobody changes until the transaction ends; many may hold it so at once."""
+        return await self._find_once_locked(experiment_id, shared=True)
+
+    async def _find_once_locked(self, experiment_id: int, *, shared: bool) -> Experiment | None:
+        statement = select(experiments.c.id).where(experiments.c.id == experiment_id).with_for_update(read=shared)
         if (await self._connection.execute(statement)).first() is None:
             return None
+        # A statement of its own: it sees what was committed while the first one waited.
         return await self.get(experiment_id)
 
     async def changed_since(self, epoch: int) -> list[Experiment]:

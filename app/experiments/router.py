@@ -5,14 +5,15 @@ from typing import Annotated
 from fastapi import Query, Response
 
 from app.access.caller import CurrentCaller
-from app.access.guard import requires
-from app.access.router import GUARDED, WITH_BODY
+from app.access.guard import GUARDED, WITH_BODY, requires
 from app.access.scopes import Scope
 from app.core import routes
+from app.core.names import KEY_PATTERN
 from app.core.paging import Paging
 from app.core.problems import documented
 from app.experiments.errors import (
     ChangeNotAllowed,
+    DraftInUse,
     ExperimentKeyTaken,
     ExperimentNotFound,
     MoveNotAllowed,
@@ -50,7 +51,7 @@ async def list_experiments(
     experiments: Experiments,
     paging: Paging,
     status: Annotated[Status | None, Query(description="Only those in this state.")] = None,
-    key_prefix: Annotated[str | None, Query(pattern=r"^[a-z][a-z0-9_-]{0,63}$")] = None,
+    key_prefix: Annotated[str | None, Query(pattern=KEY_PATTERN)] = None,
     q: Annotated[
         str | None,
         Query(
@@ -90,7 +91,7 @@ async def change_experiment(
     "/experiments/{experiment}",
     status_code=204,
     dependencies=_WRITE,
-    responses=documented(*GUARDED, ExperimentNotFound, NotADraft, VariantInUse),
+    responses=documented(*GUARDED, ExperimentNotFound, NotADraft, DraftInUse),
 )
 async def delete_experiment(experiment: ExperimentReference, caller: CurrentCaller, experiments: Experiments) -> None:
     """Delete a draft."""

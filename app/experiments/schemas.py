@@ -18,39 +18,27 @@ from pydantic import (
 )
 
 from app.core.moments import Moment
-from app.core.text import (
-    encoded_if_storable,
-    refuse_control_characters,
-    refuse_control_characters_but_line_breaks,
-)
-from app.experiments.allocation import bucket_ranges
+from app.core.names import Key, Name
+from app.core.numbers import refuse_other_than_numbers
+from app.core.text import encoded_if_storable, refuse_control_characters_but_line_breaks
+from app.experiments.allocation import bucket_ranges, new_seed
 from app.experiments.lifecycle import Status
-from app.experiments.service import new_seed
 from app.experiments.values import Experiment, ExperimentPlan, Variant, VariantPlan
 
 MAX_VARIANTS = 50
 MAX_CONFIG_BYTES = 65_536
 
-KEY_PATTERN = r"^[a-z][a-z0-9_-]{0,63}$"
-Key = Annotated[str, StringConstraints(pattern=KEY_PATTERN)]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(refuse_control_characters)]
 Description = Annotated[
     str, StringConstraints(max_length=10_000), AfterValidator(refuse_control_characters_but_line_breaks)
 ]
 Seed = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
-def _number(value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-        raise ValueError("must be a number")  # noqa: TRY004  # Pydantic turns ValueError into a field's problem.
-    return value
-
-
 _HUNDREDTH = Decimal("0.01")
 # Quantised as the database keeps it, so that 50 and 50.00 are no change.
 Percent = Annotated[
     Decimal,
-    BeforeValidator(_number),
+    BeforeValidator(refuse_other_than_numbers),
     Field(ge=0, le=100, max_digits=5, decimal_places=2),
     AfterValidator(lambda percent: percent.quantize(_HUNDREDTH)),
 ]

@@ -1,6 +1,5 @@
 """Use cases of experiments: create, list, change, move through the states, delete drafts."""
 
-import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,12 +13,13 @@ from app.access.repository import AuditRepository
 from app.core.changes import Changes
 from app.core.clock import Clock
 from app.core.db import Database, violated_constraint
-from app.core.errors import Invalid
+from app.core.errors import Conflict, Invalid
 from app.core.paging import Page, PageRequest, page_of
 from app.experiments import messages
 from app.experiments.allocation import bucket_ranges
 from app.experiments.errors import (
     ChangeNotAllowed,
+    DraftInUse,
     ExperimentKeyTaken,
     ExperimentNotFound,
     MoveNotAllowed,
@@ -31,13 +31,6 @@ from app.experiments.registry import TOPIC, ExperimentRegistry
 from app.experiments.repository import ExperimentRepository
 from app.experiments.values import Experiment, ExperimentFilter, ExperimentPlan, VariantPlan
 from app.outbox.repository import OutboxRepository
-
-_SEED_BYTES = 8
-
-
-def new_seed() -> str:
-    """Make a seed; hexadecimal, so that it holds no colon and the hashed text stays unambiguous."""
-    return secrets.token_hex(_SEED_BYTES)
 
 
 class ExperimentService:
@@ -119,7 +112,9 @@ class ExperimentService:
                 details = {field: _plain(value) for field, value in changed.items()}
                 await self._record(connection, caller, "experiment.changed", experiment, details)
         except IntegrityError as error:
-            raise _translated(error, str(wanted.get("key", ""))) from error
+            if (refusal := _refusal(error, str(wanted.get("key", "")))) is None:
+                raise
+            raise refusal from error
         await self._changes.settle(TOPIC, epoch)
         return experiment
 
@@ -156,7 +151,7 @@ class ExperimentService:
         Raises:
             ExperimentNotFound: the project has none with this id or key.
             NotADraft: it has been started.
-            VariantInUse: imported assignments or overrides refer to it.
+            DraftInUse: imported assignments or overrides refer to its variants.
         """
         found = await self.get(caller, reference)
         try:
@@ -169,7 +164,9 @@ class ExperimentService:
                 await repository.delete(current.id)
                 await self._record(connection, caller, "experiment.deleted", current, {"key": current.key})
         except IntegrityError as error:
-            raise VariantInUse from error
+            if _refusal(error, found.key) is None:
+                raise
+            raise DraftInUse from error
         await self._changes.settle(TOPIC, epoch)
 
     @staticmethod
@@ -248,14 +245,14 @@ def _rebuckets(current: Experiment, plans: tuple[VariantPlan, ...]) -> bool:
     return stored != [(plan.key, plan.is_control, bounds) for plan, bounds in zip(plans, ranges, strict=True)]
 
 
-def _translated(error: IntegrityError, key: str) -> Exception:
+def _refusal(error: IntegrityError, key: str) -> Conflict | None:
     match violated_constraint(error):
         case "uq_experiments_project_id_key":
             return ExperimentKeyTaken(key)
         case "fk_assignments_experiment_id_variant_id" | "fk_overrides_experiment_id_variant_id":
             return VariantInUse()
         case _:
-            return error
+            return None
 
 
 def _plain(value: object) -> object:

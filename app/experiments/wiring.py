@@ -4,10 +4,9 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
+from app.experiments.references import REFERENCE_PATTERN
 from app.experiments.service import ExperimentService
 
-# A numeric id or a key; keys begin with a letter, so the two cannot be confused.
-REFERENCE_PATTERN = r"^([0-9]{1,30}|[a-z][a-z0-9_-]{0,63})$"
 ExperimentReference = Annotated[
     str, Path(alias="experiment", pattern=REFERENCE_PATTERN, description="The experiment's id or key.")
 ]

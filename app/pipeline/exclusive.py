@@ -56,8 +56,8 @@ class Exclusive:
         """Work until the work returns; a server that is away is waited for."""
         while True:
             try:
-                async with _connection(self._database) as connection:
-                    await _take(connection, await self._lock())
+                async with own_connection(self._database) as connection:
+                    await take(connection, advisory_key(await self._lock()))
                     self.working = True
                     await self._work(connection, self._progressed)
                     return
@@ -84,7 +84,8 @@ class Exclusive:
 
 
 @asynccontextmanager
-async def _connection(database: Database) -> AsyncIterator[asyncpg.Connection]:
+async def own_connection(database: Database) -> AsyncIterator[asyncpg.Connection]:
+    """Open a connection beside the pool, for work that takes long or needs a session."""
     url = make_url(database.engine.url).set(drivername="postgresql")
     connection = await asyncpg.connect(
         url.render_as_string(hide_password=False),
@@ -107,8 +108,12 @@ async def _connection(database: Database) -> AsyncIterator[asyncpg.Connection]:
         connection.terminate()
 
 
-async def _take(connection: asyncpg.Connection, lock: str) -> None:
+def advisory_key(lock: str) -> int:
+    """Return the number under which PostgreSQL knows the lock of this name."""
+    return int.from_bytes(hashlib.sha256(lock.encode()).digest()[:8], signed=True)
+
+
+async def take(connection: asyncpg.Connection, key: int) -> None:
     """Wait for the lock by asking again and again: a query that waits would hold back vacuum."""
-    key = int.from_bytes(hashlib.sha256(lock.encode()).digest()[:8], signed=True)
     while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", key):  # noqa: ASYNC110
         await asyncio.sleep(_LOCK_POLL_S)

@@ -1,4 +1,4 @@
-"""Partitions: made before they are needed, and those of the outbox dropped when nobody needs them any more."""
+"""Partitions: made before they are needed, and dropped when nobody needs them any more."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,9 +11,13 @@ import structlog
 from app.core.clickhouse import ClickHouse
 from app.core.clock import Clock, utc_now
 from app.core.db import Database
+from app.core.errors import Unavailable
 from app.core.settings import PipelineSettings
+from app.pipeline.events_retention import EventsRetention
 from app.pipeline.exclusive import Exclusive, Progress
+from app.pipeline.history_retention import HistoryRetention
 from app.pipeline.lanes import RELAY_LANES, Lane
+from app.pipeline.locking import ATTEMPTS, BETWEEN_ATTEMPTS_S, WAIT_BRIEFLY
 from app.pipeline.positions import Position, Positions, relay_name
 from app.pipeline.watermark import watermark
 
@@ -22,8 +26,6 @@ log = structlog.get_logger()
 _EVERY_S = 600.0
 _MONTHS_AHEAD = 3
 _DAYS_AHEAD = 7
-# Partitions are made and dropped under locks for which writers queue up; better to try again in ten minutes.
-_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '2s'"
 # A row's ingested_at and created_at are two readings of the clock in one transaction. Before a whole day counts as
 # ingested before the watermark, this much is allowed between them, and for a clock that was set right.
 _BETWEEN_CLOCKS = timedelta(hours=1)
@@ -77,8 +79,12 @@ class Maintenance:
         settings: PipelineSettings,
         is_delivered: IsDelivered,
         *,
+        events: EventsRetention | None = None,
+        history: HistoryRetention | None = None,
         clock: Clock = utc_now,
     ) -> None:
+        self._events = events
+        self._history = history
         self._retention = timedelta(days=settings.outbox_retention_days)
         self._is_delivered = is_delivered
         self._clock = clock
@@ -89,13 +95,16 @@ class Maintenance:
         await self._exclusive.run()
 
     async def tidy(self, connection: asyncpg.Connection) -> None:
-        """Do one round; what has to wait for a lock too long is left for the next."""
-        steps = (self._make_ahead, self._empty_defaults, self._drop_old_days)
+        """Do one round; what would wait for a lock, or for ClickHouse, too long is left for the next."""
+        steps = (
+            self._make_ahead,
+            self._empty_defaults,
+            self._drop_old_days,
+            self._drop_old_months,
+            self._drop_old_history,
+        )
         for step in steps:
-            try:
-                await step(connection)
-            except (asyncpg.LockNotAvailableError, asyncpg.CheckViolationError) as error:
-                log.warning("maintenance.postponed", step=step.__name__.strip("_"), error=str(error))
+            await _attempt(step, connection)
 
     async def _keep_tidy(self, connection: asyncpg.Connection, progressed: Progress) -> None:
         while True:
@@ -106,7 +115,7 @@ class Maintenance:
     @staticmethod
     async def _make_ahead(connection: asyncpg.Connection) -> None:
         async with connection.transaction():
-            await connection.execute(_LOCK_TIMEOUT)
+            await connection.execute(WAIT_BRIEFLY)
             made = await connection.fetchval(_MAKE_AHEAD, _MONTHS_AHEAD, _DAYS_AHEAD)
         if made:
             log.info("maintenance.partitions_made", count=made)
@@ -127,15 +136,39 @@ class Maintenance:
             else:
                 log.warning("maintenance.outbox_day_kept", partition=day.name, reason="not in ClickHouse yet")
 
+    async def _drop_old_months(self, connection: asyncpg.Connection) -> None:
+        if self._events is not None:
+            await self._events.enforce(connection)
+
+    async def _drop_old_history(self, connection: asyncpg.Connection) -> None:
+        if self._history is not None:
+            await self._history.enforce(connection)
+
     async def _drop_if_delivered(self, connection: asyncpg.Connection, day: OutboxDay) -> bool:
         async with connection.transaction():
-            await connection.execute(_LOCK_TIMEOUT)
+            await connection.execute(WAIT_BRIEFLY)
             # Waits for whoever still writes into that day, so that the answer stays true until the drop.
             await connection.execute(f"LOCK TABLE {day.name} IN SHARE MODE")
             if not await self._is_delivered(connection, day):
                 return False
             await connection.execute(f"DROP TABLE {day.name}")
         return True
+
+
+async def _attempt(step: Callable[[asyncpg.Connection], Awaitable[None]], connection: asyncpg.Connection) -> None:
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            await step(connection)
+        except (asyncpg.LockNotAvailableError, asyncpg.CheckViolationError) as error:
+            reason = str(error)
+        except Unavailable as error:
+            reason = error.detail
+            break
+        else:
+            return
+        if attempt < ATTEMPTS:
+            await asyncio.sleep(BETWEEN_ATTEMPTS_S)
+    log.warning("maintenance.postponed", step=step.__name__.strip("_"), error=reason)
 
 
 def delivered_by_relay(clickhouse: ClickHouse) -> IsDelivered:
@@ -177,7 +210,7 @@ async def _empty_default(connection: asyncpg.Connection, partitioned: _Partition
     )
     for row in starts:
         async with connection.transaction():
-            await connection.execute(_LOCK_TIMEOUT)
+            await connection.execute(WAIT_BRIEFLY)
             # Rows that went into DEFAULT meanwhile would make attaching the new partition fail.
             await connection.execute(f"LOCK TABLE {default} IN SHARE ROW EXCLUSIVE MODE")
             await _make_partition(connection, partitioned, row["start"])

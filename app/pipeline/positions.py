@@ -17,6 +17,11 @@ SELECT concat_ws('/', (SELECT id FROM installation), (SELECT system_identifier F
     left(pg_walfile_name(pg_current_wal_lsn()), 8))
 """
 
+# Made by ClickHouse with the table, so that a ClickHouse that is emptied becomes another one.
+_TARGET = (
+    "SELECT toString(uuid) AS target FROM system.tables WHERE database = currentDatabase() AND name = 'relay_positions'"
+)
+
 _FIND = "SELECT xid, seq, moved_at FROM relay_positions FINAL WHERE relay = {relay:String}"
 
 
@@ -33,6 +38,12 @@ START = Position(0, 0)
 async def relay_name(connection: asyncpg.Connection) -> str:
     """Return the name under which positions in this PostgreSQL's outbox are kept."""
     return str(await connection.fetchval(_NAME))
+
+
+async def target(clickhouse: ClickHouse) -> str:
+    """Return what tells this ClickHouse from every other one."""
+    rows = await clickhouse.rows(_TARGET)
+    return str(rows[0]["target"])
 
 
 class Positions:

@@ -14,7 +14,7 @@ from app.core.settings import PipelineSettings
 from app.pipeline.exclusive import Exclusive, Progress
 from app.pipeline.loader import Loader
 from app.pipeline.messages import Message
-from app.pipeline.positions import Position, Positions, relay_name
+from app.pipeline.positions import Position, Positions, relay_name, target
 
 # However often it is nudged: each batch is an insert into every table, and ClickHouse wants few of them.
 _SHORTEST_IDLE_S = 0.1
@@ -34,11 +34,6 @@ LIMIT $3
 # A partition that was filled a moment ago has no statistics, and the planner would rather sort all of it for every
 # batch than walk along the index.
 _WALK_THE_INDEX = "SET enable_sort = off; SET enable_seqscan = off; SET enable_bitmapscan = off"
-
-# Made by ClickHouse with the table: one relay for each ClickHouse, however many share one PostgreSQL.
-_TARGET = (
-    "SELECT toString(uuid) AS target FROM system.tables WHERE database = currentDatabase() AND name = 'relay_positions'"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,5 +120,5 @@ class Relay:
         self._wake.clear()
 
     async def _target(self) -> str:
-        rows = await self._clickhouse.rows(_TARGET)
-        return f"relay:{rows[0]['target']}"
+        # One relay for each ClickHouse, however many share one PostgreSQL.
+        return f"relay:{await target(self._clickhouse)}"

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+from app.core.errors import Invalid
 from app.stats.planning import Design, DetectableEffect, SampleSize
 from app.stats.power_means import mde_means, power_means, sample_size_means
 from app.stats.power_rates import mde_proportions, power_proportions, sample_size_proportions
@@ -49,8 +50,15 @@ def complete(plan: Plan) -> Answer:
     """Compute what the plan leaves open.
 
     Raises:
-        ValueError: a value is outside its range; the message names it.
+        Invalid: a value is outside its range; the message names it.
     """
+    try:
+        return _completed(plan)
+    except (ValueError, ArithmeticError) as error:
+        raise Invalid.field("body", str(error)) from error
+
+
+def _completed(plan: Plan) -> Answer:
     if plan.n_control is None:
         return _with_sizes(plan, _sample_size(plan))
     if plan.power is None:

@@ -18,6 +18,7 @@ from app.results.answer import (
 )
 from app.results.contrasts import TESTED, Contrast, contrast, detectable_effect
 from app.results.recipes import lift_percent, measure
+from app.results.rollup_use import NOT_FROM_HISTORY, RollupUse
 from app.results.series import length_of, series_of
 from app.results.values import ArmObservations, Metric, Observations, Question, Source
 from app.stats.multiple import adjust_p_values
@@ -34,6 +35,7 @@ class Provenance:
     source: Source
     complete_until: datetime
     computed_at: datetime
+    rollups: RollupUse = NOT_FROM_HISTORY
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +225,7 @@ def _metadata(question: Question, provenance: Provenance, *, total_users: int) -
         context={wanted.name: wanted.value for wanted in question.context},
         total_users=total_users,
         source=provenance.source,
+        rollups=provenance.rollups,
         complete_until=provenance.complete_until,
         computed_at=provenance.computed_at,
     )

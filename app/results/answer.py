@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from app.results.rollup_use import RollupUse
 from app.results.values import Granularity, Metric, Source
 
 
@@ -136,6 +137,7 @@ class Metadata:
     context: Mapping[str, str]
     total_users: int
     source: Source
+    rollups: RollupUse
     complete_until: datetime
     computed_at: datetime
 

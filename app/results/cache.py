@@ -10,11 +10,11 @@ from app.core.metrics import Metrics
 from app.core.redis import RedisAid
 from app.experiments.values import Experiment
 from app.results.answer import Results
-from app.results.values import Freshness, Question
+from app.results.values import LONGEST_KEPT, Freshness, Question
 
 # The contract's lifetimes: a summary 60 s, an answer with its time series 5 min.
 _SUMMARY_TTL_S = 60
-_DETAILED_TTL_S = 300
+_DETAILED_TTL_S = LONGEST_KEPT.total_seconds()
 # Answers of one moment should not all be forgotten in one moment.
 _JITTER = 0.1
 
@@ -28,7 +28,7 @@ class ResultsCache:
         self._namespace = namespace
 
     def key(self, experiment: Experiment, question: Question, freshness: Freshness) -> str:
-        content = msgspec.json.encode([_without_freshness(question), freshness.newest, freshness.epochs])
+        content = msgspec.json.encode([_without_freshness(question), freshness.newest, freshness.override_epoch])
         digest = hashlib.sha256(content).hexdigest()
         return f"{self._namespace}:results:{experiment.id}:{experiment.version}:{digest}"
 

@@ -5,13 +5,16 @@ A history row ingested at or after the watermark is never read, so no row is cou
 both sides is one user, because the rows of both sides are joined before anything is counted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from app.core.clickhouse import ClickHouse, SentRows
+from app.core.clickhouse import ClickHouse
+from app.results import rolled_up
+from app.results import tail as tail_tables
 from app.results.observed import EPOCH, FOREVER, MOST_AHEAD, ORIGIN, P95, observations_of
 from app.results.values import Observations, Question, Subject, Tail
+from app.rollups.steps import Step
 
 # Copies of a redelivered row carry the same ingestion time, so they never lie in different partitions.
 _SETTINGS: Mapping[str, Any] = {
@@ -24,23 +27,12 @@ _SETTINGS: Mapping[str, Any] = {
     "precise_float_parsing": 1,
 }
 
-_TAIL_EXPOSURES = "results_tail_exposures"
-_TAIL_OVERRIDES = "results_tail_overrides"
-_TAIL_EVENTS = "results_tail_events"
-_TAIL_STRUCTURES = {
-    _TAIL_EXPOSURES: "user_id String, variant_id Int64, exposed_at DateTime64(6, 'UTC'), context String",
-    _TAIL_OVERRIDES: "user_id String, variant_id Int64, exposed_at DateTime64(6, 'UTC')",
-    _TAIL_EVENTS: (
-        "user_id String, event_type LowCardinality(String), ts DateTime64(6, 'UTC'), value Nullable(Float64)"
-    ),
-}
-
 _STORED = """
 WITH stored AS (
     SELECT user_id, variant_id, exposed_at, context FROM exposures FINAL
     WHERE experiment_id = {experiment_id:Int64} AND ingested_at < {watermark:DateTime64(6, 'UTC')}"""
 _AND_STORED_TAIL = f"""
-    UNION ALL SELECT user_id, variant_id, exposed_at, context FROM {_TAIL_EXPOSURES}"""  # noqa: S608  # Made of constants.
+    UNION ALL SELECT user_id, variant_id, exposed_at, context FROM {tail_tables.EXPOSURES}"""  # noqa: S608  # Made of constants.
 # The newest state, also if it came after the watermark: a merge may have dropped the older one already.
 _OVERRIDDEN = """
 ), overridden AS (
@@ -48,7 +40,7 @@ _OVERRIDDEN = """
     WHERE experiment_id = {experiment_id:Int64} AND NOT removed"""
 _OVERRIDDEN_BY_TAIL = f"""
 ), overridden AS (
-    SELECT user_id, variant_id, exposed_at FROM {_TAIL_OVERRIDES}"""  # noqa: S608  # Made of constants.
+    SELECT user_id, variant_id, exposed_at FROM {tail_tables.OVERRIDES}"""  # noqa: S608  # Made of constants.
 _EXPOSED_BY_PLAN = """
 ), exposed AS (
     SELECT user_id, variant_id, exposed_at, planned FROM (
@@ -81,73 +73,94 @@ _UNTIL = """ AND ts < {until:DateTime64(6, 'UTC')}"""
 _OF_TYPES = """ AND event_type IN ({event_types:Array(String)})"""
 _COUNTED_HEAD = """
 ), counted AS (
-    SELECT exposed.variant_id AS variant_id, exposed.user_id AS user_id, happened.event_type AS event_type,
-        happened.value AS value,
+    SELECT exposed.variant_id AS variant_id, exposed.unit AS unit, happened.event_type AS event_type,
         toUnixTimestamp64Micro(happened.ts)
             - (toUnixTimestamp64Micro(happened.ts) - {origin_us:Int64}) % {width_us:Int64} AS bucket_us
     FROM (
-        SELECT user_id, event_type, ts, value FROM events FINAL"""
-# Copies of a redelivered row do not move a maximum.
-_COUNTED_WITH_COPIES_HEAD = """
-), counted_with_copies AS (
+        SELECT user_id, event_type, ts FROM events FINAL"""
+# Copies of a redelivered row are alike, so those without a value may be left out before copies are dropped.
+_VALUED_HEAD = """
+), valued AS (
+    SELECT exposed.variant_id AS variant_id, exposed.unit AS unit, assumeNotNull(happened.value) AS value
+    FROM (
+        SELECT user_id, ts, value FROM events FINAL PREWHERE value IS NOT NULL"""
+# Copies do not move a maximum.
+_VALUED_WITH_COPIES_HEAD = """
+), valued_with_copies AS (
     SELECT happened.value AS value
     FROM (
-        SELECT user_id, ts, value FROM events"""
+        SELECT user_id, ts, value FROM events PREWHERE value IS NOT NULL"""
 _AND_EVENTS_TAIL = f"""
-        UNION ALL SELECT user_id, event_type, ts, value FROM {_TAIL_EVENTS} WHERE true"""  # noqa: S608  # Made of constants.
+        UNION ALL SELECT user_id, event_type, ts FROM {tail_tables.EVENTS} WHERE true"""  # noqa: S608  # Made of constants.
 _AND_VALUES_TAIL = f"""
-        UNION ALL SELECT user_id, ts, value FROM {_TAIL_EVENTS} WHERE true"""  # noqa: S608  # Made of constants.
-_WITH_VALUE = """ AND value IS NOT NULL"""
-_COUNTED_TAIL = """
+        UNION ALL SELECT user_id, ts, value FROM {tail_tables.EVENTS} WHERE value IS NOT NULL"""  # noqa: S608  # Made of constants.
+# Users get a number, because bitmaps of numbers are far cheaper than sets of text.
+_WITH_UNITS_TAIL = """
+    ) AS happened INNER JOIN (
+        SELECT user_id, variant_id, exposed_at, toUInt32(row_number() OVER ()) AS unit FROM exposed
+    ) AS exposed ON happened.user_id = exposed.user_id
+    WHERE happened.ts >= exposed.exposed_at"""
+_WITHOUT_UNITS_TAIL = """
     ) AS happened INNER JOIN exposed ON happened.user_id = exposed.user_id
     WHERE happened.ts >= exposed.exposed_at"""
+# Once by arm, for the metrics, and once by bucket, for the time series, in the same pass.
+_PER_ARM_AND_BUCKET = """
+), tallied AS (
+    SELECT variant_id, event_type, bucket_us, grouping(bucket_us) = 1 AS of_arm, groupBitmap(unit) AS users,
+        count() AS events
+    FROM counted GROUP BY GROUPING SETS ((variant_id), (variant_id, event_type, bucket_us))"""
+_PER_ARM = """
+), tallied AS (
+    SELECT variant_id, '' AS event_type, toInt64(0) AS bucket_us, true AS of_arm, groupBitmap(unit) AS users,
+        count() AS events
+    FROM counted GROUP BY variant_id"""
 # The exponent field of a double is read from its bits: no logarithm rounds as reliably. Two factors, because one
 # power of two may be beyond a double's range where their product applied one by one is not.
-_SCALE = """
+_SUMS = """
 ), (
     SELECT 1084 - toInt32(bitAnd(bitShiftRight(reinterpretAsUInt64(coalesce(max(abs(value)), 0.)), 52), 2047))
-    FROM counted_with_copies
-) AS scale, per_slot AS (
-    SELECT variant_id, user_id, event_type, bucket_us, count() AS events, count(value) AS valued,
-        sum(toInt128(coalesce(toInt64(roundBankers(
-            value * exp2(intDiv(scale, 2)) * exp2(scale - intDiv(scale, 2)))), 0))) AS total
-    FROM counted GROUP BY variant_id, user_id, event_type, bucket_us"""
-_NO_SCALE = """
-), 0 AS scale, per_slot AS (
-    SELECT variant_id, user_id, event_type, bucket_us, count() AS events, 0 AS valued, toInt128(0) AS total
-    FROM counted GROUP BY variant_id, user_id, event_type, bucket_us"""
-# Once by user, for the metrics, and once by bucket, for the time series, in the same pass.
-_PER_USER_AND_BUCKET = """
-), per_user_and_bucket AS (
-    SELECT variant_id, user_id, event_type, bucket_us, grouping(user_id) = 0 AS of_user,
-        count() AS users, sum(events) AS events, sum(valued) AS valued, sum(total) AS total
-    FROM per_slot GROUP BY GROUPING SETS ((variant_id, user_id), (variant_id, event_type, bucket_us))"""
-_PER_USER = """
-), per_user_and_bucket AS (
-    SELECT variant_id, user_id, '' AS event_type, toInt64(0) AS bucket_us, true AS of_user,
-        count() AS users, sum(events) AS events, sum(valued) AS valued, sum(total) AS total
-    FROM per_slot GROUP BY variant_id, user_id"""
+    FROM valued_with_copies
+) AS scale, sums AS (
+    SELECT variant_id, sum(amount) AS valued, sum(toUInt256(amount) * toUInt256(amount)) AS valued_squares,
+        sum(toInt256(units)) AS total, sum(toInt256(units) * toInt256(units)) AS total_squares,
+        sum(toInt256(units) * toInt256(amount)) AS products
+    FROM (
+        SELECT variant_id, count() AS amount,
+            sum(toInt128(coalesce(toInt64(roundBankers(
+                value * exp2(intDiv(scale, 2)) * exp2(scale - intDiv(scale, 2)))), 0))) AS units
+        FROM valued GROUP BY variant_id, unit
+    ) GROUP BY variant_id"""
 # Who entered before the first event that can count is as good as entered then.
-_ANSWER = """
-)
-SELECT * FROM (
-    SELECT 'entry' AS kind, variant_id, '' AS event_type,
-        entered_us - (entered_us - {origin_us:Int64}) % {entry_width_us:Int64} AS bucket_us,
-        count() AS users, sum(planned) AS planned, toUInt64(0) AS events, toUInt64(0) AS valued,
-        toUInt256(0) AS valued_squares, toInt256(0) AS total, toInt256(0) AS total_squares, toInt256(0) AS products,
-        0 AS exponent, 0 AS position, 0. AS value
+_ENTERED = """
+), entered AS (
+    SELECT variant_id, entered_us - (entered_us - {origin_us:Int64}) % {entry_width_us:Int64} AS bucket_us,
+        count() AS users, sum(planned) AS planned
     FROM (
         SELECT variant_id, planned, greatest(toUnixTimestamp64Micro(exposed_at), {since_us:Int64}) AS entered_us
         FROM exposed
-    ) GROUP BY variant_id, bucket_us
+    ) GROUP BY variant_id, bucket_us"""
+_ANSWER = """
+)
+SELECT * FROM (
+    SELECT 'entry' AS kind, variant_id, '' AS event_type, bucket_us, users, planned, toUInt64(0) AS events,
+        toUInt64(0) AS valued, toUInt256(0) AS valued_squares, toInt256(0) AS total, toInt256(0) AS total_squares,
+        toInt256(0) AS products, 0 AS exponent, 0 AS position, 0. AS value
+    FROM entered"""
+_ARMS_ANSWER = """
     UNION ALL
-    SELECT if(of_user, 'arm', 'slot') AS kind, variant_id, event_type, bucket_us,
-        if(of_user, count(), any(users)) AS users, 0 AS planned, sum(events) AS events, sum(valued) AS valued,
-        sum(toUInt256(valued) * toUInt256(valued)) AS valued_squares, sum(toInt256(total)) AS total,
-        sum(toInt256(total) * toInt256(total)) AS total_squares, sum(toInt256(total) * toInt256(valued)) AS products,
-        scale AS exponent, 0 AS position, 0. AS value
-    FROM per_user_and_bucket GROUP BY of_user, variant_id, event_type, bucket_us
-    LIMIT {most_slots:UInt64} BY of_user"""
+    SELECT if(of_arm, 'arm', 'slot') AS kind, variant_id, event_type, bucket_us, users, 0 AS planned, events,
+        toUInt64(0) AS valued, toUInt256(0) AS valued_squares, toInt256(0) AS total, toInt256(0) AS total_squares,
+        toInt256(0) AS products, 0 AS exponent, 0 AS position, 0. AS value
+    FROM tallied
+    LIMIT {most_slots:UInt64} BY of_arm"""
+# An arm without values is without a row among the sums, which makes them 0.
+_ARMS_WITH_SUMS_ANSWER = """
+    UNION ALL
+    SELECT if(of_arm, 'arm', 'slot') AS kind, tallied.variant_id AS variant_id, event_type, bucket_us, users,
+        0 AS planned, events, sums.valued AS valued, sums.valued_squares AS valued_squares, sums.total AS total,
+        sums.total_squares AS total_squares, sums.products AS products, scale AS exponent, 0 AS position, 0. AS value
+    FROM tallied LEFT JOIN sums ON tallied.variant_id = sums.variant_id
+    LIMIT {most_slots:UInt64} BY of_arm"""
 _P95_ANSWER = f"""
     UNION ALL
     SELECT 'p95' AS kind, variant_id, '' AS event_type, toInt64(0) AS bucket_us, toUInt64(0) AS users, 0 AS planned,
@@ -156,9 +169,9 @@ _P95_ANSWER = f"""
         arrayJoin(if(rank + 1 < valued, [0, 1], [0])) AS position,
         sorted[rank + 1 + position] AS value
     FROM (
-        SELECT variant_id, arraySort(groupArray(assumeNotNull(value))) AS sorted,
+        SELECT variant_id, arraySort(groupArray(value)) AS sorted,
             intDiv({P95[0]} * (length(sorted) - 1), {P95[1]}) AS rank
-        FROM counted WHERE value IS NOT NULL GROUP BY variant_id
+        FROM valued GROUP BY variant_id
     )"""  # noqa: S608  # Made of constants.
 _END = """
 )"""
@@ -180,9 +193,11 @@ class ColdStore:
         *,
         most_slots: int,
         tail: Tail | None = None,
+        steps: Sequence[Step] = (),
     ) -> Observations:
         """Return what counts for the question among the rows below the watermark and those of `tail`.
 
+        steps: of rollups that are exact for the question (see `rolled_up`); none: they are not used.
         At most `most_slots` entries of the time series are returned, in no order; as many as that mean there may
         be more.
 
@@ -190,52 +205,80 @@ class ColdStore:
             ClickHouseUnavailable: it cannot be reached.
             ClickHouseRefused: the history's tables are not there, or not as expected.
         """
-        sql, parameters = statement_for(subject, question, watermark, most_slots=most_slots, with_tail=tail is not None)
+        sql, parameters = statement_for(
+            subject, question, watermark, most_slots=most_slots, with_tail=tail is not None, steps=steps
+        )
         rows = await self._clickhouse.rows(
-            sql, parameters, settings=_SETTINGS, tables=None if tail is None else _tables(tail)
+            sql, parameters, settings=_SETTINGS, tables=None if tail is None else tail_tables.tables_of(tail)
         )
         return observations_of(rows, with_series=question.with_series)
 
 
-def _tables(tail: Tail) -> Mapping[str, SentRows]:
-    lines = {_TAIL_EXPOSURES: tail.exposures, _TAIL_OVERRIDES: tail.overrides, _TAIL_EVENTS: tail.events}
-    return {name: SentRows(structure, lines[name]) for name, structure in _TAIL_STRUCTURES.items()}
-
-
 def statement_for(
-    subject: Subject, question: Question, watermark: datetime, *, most_slots: int, with_tail: bool
+    subject: Subject,
+    question: Question,
+    watermark: datetime,
+    *,
+    most_slots: int,
+    with_tail: bool,
+    steps: Sequence[Step] = (),
 ) -> tuple[str, Mapping[str, Any]]:
-    """Put the statement together from constant parts, leaving out what the question does not need."""
-    conditions = "".join(
+    """Put the statement together from constant parts, leaving out what the question does not need.
+
+    steps: of the rollups, where these count.
+    """
+    conditions = _conditions(question)
+    parts = (
+        *(_STORED, _AND_STORED_TAIL if with_tail else ""),
+        _OVERRIDDEN_BY_TAIL if with_tail else _OVERRIDDEN,
+        *_exposed(question),
+        *(
+            rolled_up.counting(question, conditions, with_tail=with_tail)
+            if steps
+            else _counting(question, conditions, with_tail=with_tail)
+        ),
+        *_values(question, with_tail=with_tail),
+        _ANSWER,
+        _ARMS_WITH_SUMS_ANSWER if question.wants_sums else _ARMS_ANSWER,
+        _P95_ANSWER if question.wants_p95 else "",
+        _END,
+    )
+    parameters = _parameters(subject, question, watermark, most_slots=most_slots)
+    return "".join(parts), {**parameters, **(rolled_up.parameters_for(question, steps) if steps else {})}
+
+
+def _counting(question: Question, conditions: str, *, with_tail: bool) -> tuple[str, ...]:
+    return (
+        *(_COUNTED_HEAD, _in_history(question)),
+        *((_AND_EVENTS_TAIL, conditions) if with_tail else ()),
+        _WITH_UNITS_TAIL,
+        _PER_ARM_AND_BUCKET if question.with_series else _PER_ARM,
+        _ENTERED,
+    )
+
+
+def _conditions(question: Question) -> str:
+    return "".join(
         (
             _SINCE if question.start is not None else "",
             _UNTIL if question.end is not None else "",
             _OF_TYPES if question.event_types else "",
         )
     )
-    in_history = _CONDITIONS + (_INGESTED_SINCE if question.start is not None else "") + conditions
-    counted = (
-        *(_COUNTED_HEAD, in_history),
-        *((_AND_EVENTS_TAIL, conditions) if with_tail else ()),
-        _COUNTED_TAIL,
+
+
+def _in_history(question: Question) -> str:
+    return _CONDITIONS + (_INGESTED_SINCE if question.start is not None else "") + _conditions(question)
+
+
+def _values(question: Question, *, with_tail: bool) -> tuple[str, ...]:
+    history, tail = _in_history(question), (_AND_VALUES_TAIL, _conditions(question)) if with_tail else ()
+    valued = (_VALUED_HEAD, history, *tail, _WITH_UNITS_TAIL)
+    with_copies = (_VALUED_WITH_COPIES_HEAD, history, *tail, _WITHOUT_UNITS_TAIL)
+    return (
+        *(valued if question.wants_sums or question.wants_p95 else ()),
+        *((*with_copies, _SUMS) if question.wants_sums else ()),
     )
-    counted_with_copies = (
-        *(_COUNTED_WITH_COPIES_HEAD, in_history, _WITH_VALUE),
-        *((_AND_VALUES_TAIL, conditions, _WITH_VALUE) if with_tail else ()),
-        _COUNTED_TAIL,
-    )
-    parts = (
-        *(_STORED, _AND_STORED_TAIL if with_tail else ""),
-        _OVERRIDDEN_BY_TAIL if with_tail else _OVERRIDDEN,
-        *_exposed(question),
-        *counted,
-        *((*counted_with_copies, _SCALE) if question.wants_sums else (_NO_SCALE,)),
-        _PER_USER_AND_BUCKET if question.with_series else _PER_USER,
-        _ANSWER,
-        _P95_ANSWER if question.wants_p95 else "",
-        _END,
-    )
-    return "".join(parts), _parameters(subject, question, watermark, most_slots=most_slots)
 
 
 def _exposed(question: Question) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """What can keep results from being computed."""
 
-from app.core.errors import Unavailable
+from app.core.errors import Conflict, Unavailable
 
 
 class NoSourceAvailable(Unavailable):
@@ -8,6 +8,24 @@ class NoSourceAvailable(Unavailable):
 
     slug = "results-unavailable"
     title = "The results cannot be computed now"
+
+
+class HistoryDropped(Conflict):
+    """Events that count are older than the history, which gives them up after a time."""
+
+    slug = "history-dropped"
+    title = "The history does not reach back far enough"
+
+
+class StoreDropped(Conflict):
+    """PostgreSQL alone is asked, and has dropped events that count: ClickHouse has them."""
+
+    slug = "events-dropped"
+    title = "PostgreSQL does not reach back far enough"
+
+
+class StoreIncomplete(Exception):
+    """PostgreSQL has dropped events that count for the question."""
 
 
 class TailTooLarge(Exception):

@@ -13,8 +13,9 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.db import Database
-from app.results.errors import TailTooLarge
+from app.results.errors import StoreIncomplete, TailTooLarge
 from app.results.observed import FOREVER, MOST_AHEAD, ORIGIN, P95, observations_of
+from app.results.reach import store_reaches
 from app.results.values import Observations, Question, Subject, Tail
 
 # A statement of this kind needs memory for a hash of all users; the plan must not depend on statistics that a
@@ -179,10 +180,13 @@ class HotStore:
 
         Raises:
             StoreUnavailable: PostgreSQL cannot be reached.
+            StoreIncomplete: it has dropped events that count.
         """
         sql, parameters = statement_for(subject, question, most_slots=most_slots)
         async with self._database.read() as connection:
             now = await _prepare(connection)
+            if not await store_reaches(connection, subject, question):
+                raise StoreIncomplete
             rows = (await connection.execute(text(sql), parameters)).mappings().all()
         return observations_of(map(dict, rows), with_series=question.with_series), now
 

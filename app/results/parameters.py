@@ -4,11 +4,12 @@ import re
 from typing import Annotated
 
 from fastapi import Query, Request
-from pydantic import AfterValidator, BeforeValidator, StringConstraints, WithJsonSchema
+from pydantic import BeforeValidator, WithJsonSchema
 
 from app.core.errors import Invalid
 from app.core.moments import Moment
 from app.core.text import refuse_control_characters
+from app.events.schemas import EventType
 from app.results.values import DEFAULT_METRICS, ContextFilter, Granularity, Metric, Question, SourceChoice
 
 CONTEXT_PREFIX = "context."
@@ -38,7 +39,6 @@ def _as_timestamp(value: object) -> object:
 DateOrMoment = Annotated[
     Moment, BeforeValidator(_as_timestamp), WithJsonSchema({"type": "string", "examples": ["2026-01-31"]})
 ]
-EventType = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(refuse_control_characters)]
 
 
 def question_of(

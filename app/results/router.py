@@ -5,14 +5,13 @@ from typing import Annotated
 from fastapi import Depends
 
 from app.access.caller import CurrentCaller
-from app.access.guard import requires
-from app.access.router import GUARDED
+from app.access.guard import GUARDED, requires
 from app.access.scopes import Scope
 from app.core import routes
 from app.core.problems import documented
 from app.experiments.errors import ExperimentNotFound
 from app.experiments.wiring import ExperimentReference
-from app.results.errors import NoSourceAvailable
+from app.results.errors import HistoryDropped, NoSourceAvailable, StoreDropped
 from app.results.parameters import CONTEXT_PREFIX, question_of
 from app.results.schemas import ResultsOut
 from app.results.values import Question
@@ -24,7 +23,7 @@ router = routes.router(tags=["results"])
 @router.get(
     "/experiments/{experiment}/results",
     dependencies=[requires(Scope.RESULTS)],
-    responses=documented(*GUARDED, ExperimentNotFound, NoSourceAvailable),
+    responses=documented(*GUARDED, ExperimentNotFound, HistoryDropped, StoreDropped, NoSourceAvailable),
     openapi_extra={"x-open-query-prefix": CONTEXT_PREFIX},
 )
 async def read_results(

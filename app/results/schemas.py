@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.experiments.lifecycle import Status
 from app.results.answer import Method, Results, Verdict
+from app.results.rollup_use import RollupReason
 from app.results.values import Granularity, Metric, Source
 
 
@@ -101,6 +102,14 @@ class SummaryOut(_Out):
     ]
 
 
+class RollupsOut(_Out):
+    """Whether part of the answer was counted ahead. It is the same either way."""
+
+    used: bool
+    until: Annotated[datetime | None, Field(description="What was ingested before this was counted ahead.")]
+    reason: RollupReason
+
+
 class MetadataOut(_Out):
     """What was asked, and where the answer comes from."""
 
@@ -116,6 +125,7 @@ class MetadataOut(_Out):
     context: dict[str, str]
     total_users: int
     source: Source
+    rollups: RollupsOut
     complete_until: Annotated[datetime, Field(description="Everything ingested before this is in the answer.")]
     computed_at: datetime
 

@@ -1,9 +1,10 @@
 """The use case of results: choose a source, observe, compose the answer, remember it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import NamedTuple
 
 import structlog
 
@@ -18,12 +19,16 @@ from app.results.analysis import MOST_SERIES_ENTRIES, Provenance, answer
 from app.results.answer import Results
 from app.results.cache import ResultsCache
 from app.results.cold import ColdStore
-from app.results.errors import TailTooLarge
+from app.results.errors import StoreIncomplete, TailTooLarge
 from app.results.flights import Flights
 from app.results.hot import HotStore
+from app.results.reach import Reach
 from app.results.repository import FreshnessRepository
+from app.results.rollup_use import NOT_FROM_HISTORY, RollupReason, RollupUse, obstacle, unused
 from app.results.routing import Conditions, Decision, choose
 from app.results.values import Freshness, Observations, Question, Source, SourceChoice, Subject
+from app.rollups.repository import RollupRepository
+from app.rollups.steps import Step, built_until, steps_below
 
 log = structlog.get_logger()
 
@@ -33,6 +38,15 @@ Watermark = Callable[[], Awaitable[datetime | None]]
 _MOST_AT_ONCE = 4
 # Enough to tell a series that is too long from one that is not.
 _MOST_SLOTS = MOST_SERIES_ENTRIES + 1
+
+
+class _Seen(NamedTuple):
+    """What was observed, and where."""
+
+    observations: Observations
+    source: Source
+    complete_until: datetime
+    rollups: RollupUse
 
 
 class ResultsService:
@@ -49,6 +63,7 @@ class ResultsService:
         metrics: Metrics,
         clock: Clock,
         namespace: str,
+        use_rollups: bool = True,
     ) -> None:
         self._database = database
         self._registry = registry
@@ -56,6 +71,8 @@ class ResultsService:
         self._clock = clock
         self._hot = HotStore(database)
         self._cold = None if clickhouse is None else ColdStore(clickhouse)
+        self._reach = None if clickhouse is None else Reach(clickhouse, database)
+        self._rollups = RollupRepository(clickhouse) if clickhouse is not None and use_rollups else None
         self._cache = ResultsCache(redis, metrics, namespace)
         self._flights: Flights[Results] = Flights()
         self._turns = asyncio.Semaphore(_MOST_AT_ONCE)
@@ -66,11 +83,13 @@ class ResultsService:
         Raises:
             ExperimentNotFound: the project has no such experiment.
             Invalid: the time series would be too long.
+            HistoryDropped: the history alone is asked, and lacks events that count.
+            StoreDropped: PostgreSQL alone is asked, and lacks events that count.
             NoSourceAvailable: neither store can answer as asked.
         """
         await self._registry.ensure_fresh()
         experiment = self._registry.get(project_id, reference)
-        freshness = await self._freshness()
+        freshness = await self._freshness(Subject(experiment.project_id, experiment.id))
         if freshness is None or not freshness.settled:
             return await self._compute_shared(experiment, question)
         key = self._cache.key(experiment, question, freshness)
@@ -81,11 +100,11 @@ class ResultsService:
             await self._cache.put(key, results, question)
         return results
 
-    async def _freshness(self) -> Freshness | None:
+    async def _freshness(self, subject: Subject) -> Freshness | None:
         """Return what the cache needs to know, `None` while PostgreSQL is away."""
         try:
             async with self._database.read() as connection:
-                return await FreshnessRepository(connection).get()
+                return await FreshnessRepository(connection).get(subject)
         except StoreUnavailable:
             return None
 
@@ -96,12 +115,13 @@ class ResultsService:
     async def _compute(self, experiment: Experiment, question: Question) -> Results:
         subject = Subject(experiment.project_id, experiment.id)
         async with self._turns:
-            observations, source, complete_until = await self._observe(subject, question)
-        return answer(experiment, question, observations, Provenance(source, complete_until, self._clock()))
+            seen = await self._observe(subject, question)
+        provenance = Provenance(seen.source, seen.complete_until, self._clock(), seen.rollups)
+        return answer(experiment, question, seen.observations, provenance)
 
-    async def _observe(self, subject: Subject, question: Question) -> tuple[Observations, Source, datetime]:
+    async def _observe(self, subject: Subject, question: Question) -> _Seen:
         """Ask the store that is chosen; where it fails, choose again knowing that."""
-        conditions = await self._conditions(question)
+        conditions = await self._conditions(subject, question)
         while True:
             decision = choose(question.source, conditions)
             log.info(
@@ -111,7 +131,7 @@ class ResultsService:
                 reason=decision.reason.value,
             )
             try:
-                observations, complete_until = await self._observe_from(decision, conditions, subject, question)
+                return await self._observe_from(decision, conditions, subject, question)
             except StoreUnavailable:
                 conditions = replace(conditions, store_up=False)
             except ClickHouseUnavailable:
@@ -121,32 +141,45 @@ class ResultsService:
                 conditions = replace(conditions, history_up=False)
             except TailTooLarge:
                 conditions = replace(conditions, tail_fits=False)
-            else:
-                return observations, decision.source, complete_until
+            except StoreIncomplete:
+                conditions = replace(conditions, store_reaches=False)
 
-    async def _conditions(self, question: Question) -> Conditions:
-        if self._cold is None or question.source is SourceChoice.HOT:
+    async def _conditions(self, subject: Subject, question: Question) -> Conditions:
+        if self._reach is None or question.source is SourceChoice.HOT:
             return Conditions(history_up=False, watermark=None)
         try:
-            return Conditions(history_up=True, watermark=await self._watermark())
+            watermark = await self._watermark()
+            reaches = await self._reach.covers(subject, question)
+            return Conditions(history_up=True, watermark=watermark, history_reaches=reaches)
         except (ClickHouseUnavailable, ClickHouseRefused, StoreUnavailable) as error:
             log.warning("results.watermark_unknown", error=str(error) or type(error).__name__)
             return Conditions(history_up=False, watermark=None)
 
     async def _observe_from(
         self, decision: Decision, conditions: Conditions, subject: Subject, question: Question
-    ) -> tuple[Observations, datetime]:
+    ) -> _Seen:
         if decision.source is Source.HOT or self._cold is None or conditions.watermark is None:
-            return await self._hot.observe(subject, question, most_slots=_MOST_SLOTS)
-        if decision.source is Source.COLD:
-            watermark = conditions.watermark
-            seen = await self._cold.observe(subject, question, watermark, most_slots=_MOST_SLOTS)
-            return seen, watermark
-        tail, now = await self._hot.tail(subject, question, conditions.watermark)
-        seen = await self._cold.observe(subject, question, conditions.watermark, most_slots=_MOST_SLOTS, tail=tail)
-        return seen, now
+            seen, now = await self._hot.observe(subject, question, most_slots=_MOST_SLOTS)
+            return _Seen(seen, Source.HOT, now, NOT_FROM_HISTORY)
+        watermark = conditions.watermark
+        tail, complete_until = None, watermark
+        if decision.source is Source.BOTH:
+            tail, complete_until = await self._hot.tail(subject, question, watermark)
+        steps, use = await self._find_rollups(question, watermark)
+        seen = await self._cold.observe(subject, question, watermark, most_slots=_MOST_SLOTS, tail=tail, steps=steps)
+        return _Seen(seen, decision.source, complete_until, use)
+
+    async def _find_rollups(self, question: Question, watermark: datetime) -> tuple[Sequence[Step], RollupUse]:
+        if self._rollups is None:
+            return (), unused(RollupReason.OFF)
+        if reason := obstacle(question):
+            return (), unused(reason)
+        steps = steps_below(watermark, (await self._rollups.get()).steps)
+        if not steps:
+            return (), unused(RollupReason.NOT_BUILT)
+        return steps, RollupUse(used=True, until=built_until(steps), reason=RollupReason.USED)
 
 
 def _covers(results: Results, freshness: Freshness) -> bool:
     """Tell whether an answer holds all the rows that its cache key speaks of; a cold one may not."""
-    return freshness.newest is None or results.metadata.complete_until > freshness.newest
+    return results.metadata.complete_until > freshness.counts_until

@@ -198,16 +198,29 @@ class Tail:
 # Transactions take their rows' ingestion times before they commit. Rows younger than this may still be joined by
 # older ones, so what is computed from them is not kept.
 _SETTLED_AFTER = timedelta(seconds=5)
+# No answer is kept longer. Events that are older than that and a moment are in every answer that may be kept.
+LONGEST_KEPT = timedelta(minutes=5)
+FRESHNESS_LOOK_BACK = LONGEST_KEPT + 2 * _SETTLED_AFTER
 
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """The newest rows that PostgreSQL holds, and its clock. Equal freshness, once settled, means equal data."""
+    """The newest row that can count in an experiment, and PostgreSQL's clock.
+
+    Equal freshness, once settled, means equal data for as long as an answer is kept. `newest` is `None`, or the time
+    of an assignment, where no event has come for longer than that.
+    """
 
     newest: datetime | None
-    epochs: tuple[int, ...]
+    override_epoch: int | None
     now: datetime
 
     @property
     def settled(self) -> bool:
         return self.newest is None or self.now - self.newest > _SETTLED_AFTER
+
+    @property
+    def counts_until(self) -> datetime:
+        """No row that can count is newer."""
+        looked_from = self.now - FRESHNESS_LOOK_BACK
+        return looked_from if self.newest is None else max(self.newest, looked_from)

@@ -2,7 +2,8 @@
 
 The same stack as the containers', with the same configuration files, without containers. It needs Java 17 and
 Maven. It is always its own, whatever servers the settings name; the service is started beside it with the addresses
-that it keeps in its data folder.
+that it keeps in its data folder. ClickHouse is no program here but an engine within the service, so the service
+consumes Kafka, too, and the whole way is there; with a ClickHouse server, `app.workers.loader` does that.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from sqlalchemy import make_url
 
@@ -71,9 +73,8 @@ class LocalPipeline:
             RoleFailed, TopicsError, ConnectorFailed: Debezium cannot be set up.
         """
         addresses = self._start_servers()
-        settings = CdcSettings.model_validate(addresses)
+        settings = CdcSettings.model_validate({**addresses, **_source(addresses["DATABASE_URL"])})
         register(settings, say=self._say, give_up_at=time.monotonic() + _REGISTERED_WITHIN_S)
-        # The loader, which takes Kafka's topics to ClickHouse, starts here: its topics exist, and rows arrive.
         self._folder.keep(ADDRESSES_FILE, "\n".join(f"{name}={value}" for name, value in addresses.items()))
         return addresses
 
@@ -112,6 +113,17 @@ class LocalPipeline:
         return url
 
 
+def _source(database_url: str) -> dict[str, Any]:
+    """Say all about the database, so that nothing of it is taken from the environment, which may mean another one."""
+    url = make_url(database_url)
+    return {
+        "CDC_DATABASE_HOST": url.host,
+        "CDC_DATABASE_PORT": url.port,
+        "CDC_DATABASE_NAME": url.database,
+        "CDC_DATABASE_USER": ROLE,
+    }
+
+
 def main() -> int:
     """Run until told to stop; returns the exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Being terminated is as orderly as Ctrl-C.
@@ -148,9 +160,8 @@ def _run(data_dir: Path) -> None:
 def _announce(addresses: Mapping[str, str], folder: DataFolder) -> None:
     for name, value in addresses.items():
         _say(f"{name}={_without_password(name, value)}")
-    _say(
-        f"ready: the addresses with their passwords are in {folder.path / ADDRESSES_FILE}; start the service with them"
-    )
+    _say(f"ready: the addresses with their passwords are in {folder.path / ADDRESSES_FILE}")
+    _say(f"for the rest of the way: set -a; . {folder.path / ADDRESSES_FILE}; set +a; make run")
 
 
 def _without_password(name: str, value: str) -> str:

@@ -147,7 +147,9 @@ def test_token__missing_or_wrong__is_401(
 
 
 @pytest.mark.parametrize("path", ["/events", "/events/batch", "/experiments"])
-def test_token__is_looked_at_before_the_body(service: ServiceProcess, client_of: MakeClient, path: str) -> None:
+def test_token__beside_a_wrong_body__is_looked_at_first(
+    service: ServiceProcess, client_of: MakeClient, path: str
+) -> None:
     stranger = client_of(service, token=None)
     for body, headers in ((b"{", _json()), (b"x", {"Content-Type": "text/plain"}), (b"{}", _json())):
         expect_problem(stranger.post(path, content=body, headers=headers), 401)

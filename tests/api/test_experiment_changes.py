@@ -226,3 +226,30 @@ def test_delete__draft_whose_override_was_removed__is_deleted(client: httpx.Clie
     assert client.put(path, json={"variant": "v1"}).status_code == 200
     assert client.delete(path).status_code == 204
     assert client.delete(f"/experiments/{experiment['id']}").status_code == 204
+
+
+def test_delete__draft_with_an_override_or_an_import__is_409_that_names_the_way_out(client: httpx.Client) -> None:
+    overridden, imported = make_experiment(client, state="draft"), make_experiment(client, state="draft")
+    client.put(f"/experiments/{overridden['id']}/overrides/qa", json={"variant": "v1"})
+    row = {"user_id": "u", "variant": "v1", "assigned_at": "2026-01-01T00:00:00Z"}
+    client.post(f"/experiments/{imported['id']}/assignments/import", json={"assignments": [row]})
+    for experiment in (overridden, imported):
+        problem = expect_problem(client.delete(f"/experiments/{experiment['id']}"), 409)
+        assert problem["type"].endswith(":draft-in-use")
+        assert "Remove its overrides" in problem["detail"]
+        assert "archive" in problem["detail"]
+        assert client.get(f"/experiments/{experiment['id']}").json() == experiment
+        take(client, experiment, "archive")
+
+
+@pytest.mark.parametrize("form", ["0{id}", "00{id}", "0"])
+def test_experiment__number_with_leading_zeros__is_404_everywhere(client: httpx.Client, form: str) -> None:
+    experiment = make_experiment(client)
+    reference = form.format(id=experiment["id"])
+    expect_problem(client.get(f"/experiments/{reference}"), 404)
+    expect_problem(client.get(f"/experiments/{reference}/assignment/u"), 404)
+    expect_problem(client.post("/assignments", json={"experiment": reference, "user_id": "u"}), 404)
+    (item,) = client.post("/assignments/bulk", json={"user_id": "u", "experiment_ids": [reference]}).json()[
+        "assignments"
+    ]
+    assert (str(item["experiment_id"]), item["error"]["status"]) == (reference, 404)

@@ -123,6 +123,8 @@ _WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "key a number": ({"key": 7}, "key"),
     "key null": ({"key": None}, "key"),
     "name empty": ({"name": ""}, "name"),
+    "name blank": ({"name": " \u2003"}, "name"),
+    "variant name blank": (_variants(lambda v: v[1].update(name=" ")), "variants.1.name"),
     "name of 201": ({"name": "n" * 201}, "name"),
     "name of 201 emoji": ({"name": "😀" * 201}, "name"),
     "name with NUL": ({"name": "a\x00"}, "name"),

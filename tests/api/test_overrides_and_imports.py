@@ -73,7 +73,7 @@ def test_override__put_again__changes_the_variant_and_repeats_without_effect(cli
     assert ask(client, experiment, "u")["variant"]["key"] == "v2"
 
 
-def test_override__goes_before_traffic_and_start_but_not_beyond_the_end(client: httpx.Client) -> None:
+def test_override__outside_traffic_and_dates__goes_before_all_but_the_end(client: httpx.Client) -> None:
     outside = make_experiment(client, traffic_pct=0)
     early = make_experiment(client, starts_at="2031-01-01T00:00:00Z")
     late = make_experiment(client, ends_at="2020-01-01T00:00:00Z")

@@ -42,6 +42,7 @@ _NEEDS: dict[tuple[str, str], str] = {
     ("post", "/projects"): "admin",
     ("get", "/projects"): "admin",
     ("get", "/audit"): "admin",
+    ("get", "/system/pipeline"): "admin",
 }
 
 
@@ -122,6 +123,10 @@ def test_token__made__is_shown_once_and_kept_as_a_hash(
     assert made["token"] not in service.said()
 
 
+def test_token__scope_named_twice__has_it_once(make_token: Callable[..., Json]) -> None:
+    assert make_token("results", "events", "results", "events")["scopes"] == ["results", "events"]
+
+
 def test_tokens__listed__come_newest_first_each_once(client: httpx.Client, make_token: Callable[..., Json]) -> None:
     made = [make_token("events")["id"] for _ in range(5)]
     listed = [item["id"] for item in walk(client, "/tokens", limit=2)]
@@ -132,7 +137,13 @@ def test_tokens__listed__come_newest_first_each_once(client: httpx.Client, make_
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        *(({"name": None}, "name"), ({"name": ""}, "name"), ({"name": "x" * 201}, "name"), ({"name": "a\n"}, "name")),
+        *(
+            ({"name": None}, "name"),
+            ({"name": ""}, "name"),
+            ({"name": "  "}, "name"),
+            ({"name": "x" * 201}, "name"),
+            ({"name": "a\n"}, "name"),
+        ),
         *(({"scopes": []}, "scopes"), ({"scopes": None}, "scopes"), ({"scopes": ["all"]}, "scopes.0")),
         *(({"scopes": "events"}, "scopes"), ({"scopes": ["events", 1]}, "scopes.1"), ({"token": "mine"}, "token")),
         *(
@@ -182,7 +193,7 @@ def test_token__unknown__cannot_be_revoked(client: httpx.Client, token_id: str, 
     expect_problem(client.delete(f"/tokens/{token_id}"), status)
 
 
-def test_token__may_revoke_itself(stranger: httpx.Client, make_token: Callable[..., Json]) -> None:
+def test_token__revoking_itself__is_refused_afterwards(stranger: httpx.Client, make_token: Callable[..., Json]) -> None:
     made = make_token("admin")
     headers = {"Authorization": f"Bearer {made['token']}"}
     assert stranger.delete(f"/tokens/{made['id']}", headers=headers).status_code == 204

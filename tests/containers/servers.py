@@ -145,7 +145,7 @@ def clickhouse_server() -> Iterator[dict[str, str]]:
     """Serve ClickHouse's HTTP interface; returns the settings with which the service reaches it."""
     with _folder() as folder:
         port = free_port()
-        program = Path(__file__).with_name("clickhouse_program.py")
+        program = ROOT / "tests" / "pipeline" / "clickhouse_program.py"
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, str(program), str(folder / "data"), str(port)]
         with running(command, log=folder / "log", environment=environment) as process:

@@ -32,7 +32,8 @@ TITLES = {"API performance", "Business metrics", "System health"}
 OF_PROMETHEUS = {"up"}
 OF_TARGETS = {"job", "instance"}
 FUNCTIONS = {
-    *("sum", "min", "max", "count", "topk", "by", "rate", "increase", "histogram_quantile", "vector", "or", "and"),
+    *("sum", "min", "max", "count", "topk", "by", "rate", "increase", "histogram_quantile", "vector"),
+    *("time", "or", "and"),
 }
 _HISTOGRAM_PARTS = ("_bucket", "_sum", "_count")
 # Grafana fills this in; any range does for a check.

@@ -132,10 +132,10 @@ async def test_load__row_that_clickhouse_refuses__is_put_aside_and_the_others_st
     make_clickhouse: Any, metrics: Metrics
 ) -> None:
     class RefusesThirteen(ClickHouse):
-        async def insert_json(self, table: str, lines: Any) -> None:
+        async def insert_json(self, table: str, lines: Any, *, token: str | None = None) -> None:
             if table == "events" and any(b'"user-13"' in line for line in lines):
                 raise ClickHouseRefused("Cannot parse", code=27)
-            await super().insert_json(table, lines)
+            await super().insert_json(table, lines, token=token)
 
     clickhouse = await make_clickhouse(RefusesThirteen)
     messages = [event_message(number) for number in range(1, 20)]

@@ -1,6 +1,7 @@
 """Partitions are there in time, nothing stays in DEFAULT, and the outbox is dropped only when delivered."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,6 +22,8 @@ from tests.pipeline.payloads import record_events
 
 PARTITIONS = "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = $1::regclass"
 OLD_DAYS = 10
+# The wait for the lock, and as much again as a busy machine may add.
+LOCK_WAIT_S = 1.0
 INSERT_DATED = (
     "INSERT INTO outbox_events (aggregatetype, aggregateid, type, payload, created_at)"
     " VALUES ('event', 'u', 'event.recorded', '{}', $1)"
@@ -115,6 +118,33 @@ async def test_tidy__old_outbox_day_with_a_writer_at_work__postpones_it(
     await transaction.commit()
     await maintenance.tidy(postgres)
     assert old_day in await _partitions(postgres, "outbox_events"), "the new row is not in ClickHouse yet"
+
+
+async def test_tidy__somebody_keeps_the_outbox_open__writers_hardly_wait(
+    database: Database,
+    clickhouse: ClickHouse,
+    postgres: asyncpg.Connection,
+    connect: Callable[..., Any],
+    maintenance: Maintenance,
+    old_day: str,
+) -> None:
+    await drain(database, clickhouse)
+    reader, writer = await connect(), await connect()
+    waits_s = []
+    async with reader.transaction():
+        await reader.execute("SELECT FROM outbox_events LIMIT 1")
+        tidying = asyncio.create_task(maintenance.tidy(postgres))
+        while not tidying.done():
+            began_s = time.monotonic()
+            await record_events(writer, [uuid4()])
+            waits_s.append(time.monotonic() - began_s)
+            await asyncio.sleep(0.01)
+        await tidying
+    assert old_day in await _partitions(postgres, "outbox_events")
+    assert max(waits_s) < LOCK_WAIT_S
+
+    await maintenance.tidy(postgres)
+    assert old_day not in await _partitions(postgres, "outbox_events")
 
 
 async def test_tidy__day_within_the_retention__keeps_it(

@@ -1,20 +1,26 @@
 """The pipeline as a whole: it starts, keeps up, and ends clean."""
 
 import asyncio
+import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from uuid import uuid4
 
 import asyncpg
 import pytest
+from clickhouse_connect.driver.client import Client
+from pydantic import SecretStr
 
 from app.core.clickhouse import ClickHouse
 from app.core.db import Database
 from app.core.metrics import Metrics
 from app.core.settings import Settings
+from app.pipeline import service
 from app.pipeline.service import Pipeline
+from tests.pipeline import clickhouse_http
 from tests.pipeline.outbox_run import column, eventually
 from tests.pipeline.payloads import record_events
 
@@ -94,6 +100,40 @@ async def test_pipeline__servers_away_at_start__starts_and_stops(
     assert time.monotonic() - began < DRAIN_S
     await clickhouse.close()
     await database.close()
+
+
+async def test_pipeline__new_clickhouse_away_at_start__is_filled_once_it_is_there(
+    database: Database,
+    postgres: asyncpg.Connection,
+    settings: Settings,
+    metrics: Metrics,
+    connect_engine: Callable[..., Client],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        port = reserved.getsockname()[1]
+    monkeypatch.setattr(service, "_MAKE_TABLES_EVERY_S", 0.2)
+    server = settings.clickhouse.model_copy(
+        update={
+            "host": "127.0.0.1",
+            "port": port,
+            "database": f"late_{uuid4().hex}",
+            "user": clickhouse_http.USER,
+            "password": SecretStr(clickhouse_http.PASSWORD),
+        }
+    )
+    clickhouse = await ClickHouse.connect_server(server)
+    pipeline = Pipeline(database, clickhouse, replace(settings, clickhouse=server), metrics)
+    await pipeline.start()
+    await record_events(postgres, [uuid4() for _ in range(100)])
+    await asyncio.sleep(0.5)
+
+    with clickhouse_http.serving(connect_engine, port=port):
+        await eventually(lambda: _is_known(pipeline))
+        assert await column(clickhouse, "SELECT uniqExact(event_id) FROM events") == [100]
+        await pipeline.stop()
+        await clickhouse.command(f"DROP DATABASE {clickhouse.database} SYNC")
+    await clickhouse.close()
 
 
 async def test_pipeline__kafka_configured__does_not_relay(

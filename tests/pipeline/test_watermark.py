@@ -96,10 +96,10 @@ async def test_watermark__rows_and_heartbeat_in_one_batch_and_rows_fail__does_no
     pipeline_settings: PipelineSettings,
 ) -> None:
     class EventsFail(ClickHouse):
-        async def insert_json(self, table: str, lines: Any) -> None:
+        async def insert_json(self, table: str, lines: Any, *, token: str | None = None) -> None:
             if table == "events":
                 raise ClickHouseUnavailable("gone")
-            await super().insert_json(table, lines)
+            await super().insert_json(table, lines, token=token)
 
     clickhouse = await make_clickhouse(EventsFail)
     await record_events(postgres, [uuid4()])

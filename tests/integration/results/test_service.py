@@ -194,6 +194,48 @@ async def test_results__newer_row__is_seen_at_once(service: ResultsService, worl
     assert (await _ask(service, some)).metadata is not after.metadata
 
 
+async def test_results__traffic_of_others__leaves_the_kept_answer_in_force(
+    service: ResultsService, bench: Bench, world: World, some: Experiment
+) -> None:
+    first = await _ask(service, some)
+    bench.now += timedelta(seconds=1)
+    now = datetime.now(UTC)
+    elsewhere = await world.experiment()
+    of_others = [
+        Happened("u", "buy", now, now, None, foreign=True),
+        Happened("u", "buy", now, now, None, names="another"),
+    ]
+    await world.store_hot(elsewhere, History([Assigned("u", 0, now, now)], [Overridden("v", 1, now, now)]))
+    await world.store_hot(some, History([], (), of_others))
+
+    assert await _ask(service, some) == first
+    assert (await _ask(service, some, fresh=True)).metadata.computed_at == bench.now
+
+
+@pytest.mark.parametrize("names", ["none", "this"])
+async def test_results__newer_event__is_seen_at_once(
+    service: ResultsService, world: World, some: Experiment, names: str
+) -> None:
+    before = await _ask(service, some)
+    now = datetime.now(UTC)
+    await world.store_hot(some, History([], (), [Happened("user-0-199", "buy", now, now, None, names=names)]))
+
+    after = await _ask(service, some)
+
+    counts = [found.variants[0].metrics[Metric.UNIQUE_USERS].value for found in (before, after)]
+    assert counts == [20, 21]
+
+
+async def test_results__cold_answer_behind_the_look_back__is_not_kept(
+    service: ResultsService, bench: Bench, some: Experiment
+) -> None:
+    bench.watermark = _T0 + _HOUR
+
+    await _ask(service, some, source=SourceChoice.COLD)
+
+    assert not bench.cache.redis.kept
+
+
 async def test_results__unknown_experiment__raises(service: ResultsService, some: Experiment) -> None:
     with pytest.raises(ExperimentNotFound):
         await service.results(some.project_id + 1, some.key, Question())

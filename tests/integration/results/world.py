@@ -150,6 +150,7 @@ class World:
             for index, overridden in enumerate(history.overrides)
         ]
         events = [_event_row(experiment, event) | {"properties": "{}"} for event in history.events]
+        await self.clickhouse.insert_json("experiments", _lines([_experiment_row(experiment)]))
         await self.clickhouse.insert_json("exposures", _lines(exposures))
         await self.clickhouse.insert_json("overrides", _lines(overrides))
         await self.clickhouse.insert_json("events", _lines(events))
@@ -172,6 +173,18 @@ _HAPPEN = text(
 
 async def _insert(connection: AsyncConnection, sql: str, **values: object) -> int:
     return int((await connection.execute(text(sql), values)).scalar_one())
+
+
+def _experiment_row(experiment: Experiment) -> dict[str, Any]:
+    return {
+        "experiment_id": experiment.id,
+        "project_id": experiment.project_id,
+        "key": experiment.key,
+        "status": experiment.status.value,
+        "version": experiment.version,
+        "definition": "{}",
+        "ingested_at": datetime(2026, 1, 1, tzinfo=UTC),
+    }
 
 
 def _exposure_row(experiment: Experiment, assigned: Assigned) -> dict[str, Any]:

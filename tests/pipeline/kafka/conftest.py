@@ -9,16 +9,20 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
 
+from app.core.clickhouse import ClickHouse
+from app.core.settings import ClickHouseSettings
 from app.embedded.data_folder import DataFolder
 from app.workers.connect_api import ConnectApi
 from app.workers.connector import Connector
 from app.workers.jars import Jars, build_jars
 from app.workers.local_pipeline import LocalPipeline
 from app.workers.settings import CdcSettings
+from tests.pipeline.kafka.loading import ClickHouseProgram, LoaderProcess, clickhouse_program
 from tests.pipeline.kafka.reading import Reader
 from tests.service_process import ServiceProcess, running_service
 
@@ -29,6 +33,8 @@ POSTGRES_OPTIONS = {"fsync": "off", "shared_buffers": "64MB", "max_slot_wal_keep
 
 _COMMAND_WITHIN_S = 60.0
 
+StartLoader = Callable[..., LoaderProcess]
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -36,6 +42,7 @@ class Stack:
 
     pipeline: LocalPipeline
     addresses: Mapping[str, str]
+    folder: Path
 
     @property
     def settings(self) -> CdcSettings:
@@ -80,7 +87,7 @@ def stack(jars: Jars, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stac
     folder = DataFolder.open(tmp_path_factory.mktemp("kafka"))
     pipeline = LocalPipeline(folder, jars, say=print, postgres_options=POSTGRES_OPTIONS)
     try:
-        yield Stack(pipeline, pipeline.start())
+        yield Stack(pipeline, pipeline.start(), folder.path)
     finally:
         pipeline.stop()
         folder.close()
@@ -96,6 +103,37 @@ def kafka_service(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Ite
         **{name: stack.addresses[name] for name in names},
     ) as running:
         yield running
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ClickHouseProgram]:
+    """A ClickHouse of the test's own, which is empty."""
+    with clickhouse_program(tmp_path / "clickhouse") as program:
+        yield program
+
+
+@pytest.fixture
+async def history(server: ClickHouseProgram) -> AsyncIterator[ClickHouse]:
+    client = await ClickHouse.connect_server(ClickHouseSettings.model_validate(server.variables))
+    yield client
+    await client.close()
+
+
+@pytest.fixture
+def start_loader(stack: Stack, server: ClickHouseProgram, tmp_path: Path) -> Iterator[StartLoader]:
+    """Start loaders of one group, which is the test's own and so begins at the earliest offsets."""
+    group = f"loader-{uuid4().hex[:8]}"
+    started: list[LoaderProcess] = []
+
+    def start(**variables: str) -> LoaderProcess:
+        log = tmp_path / f"loader-{len(started)}.log"
+        addresses = {**server.variables, "KAFKA_BOOTSTRAP_SERVERS": stack.brokers, "LOADER_GROUP_ID": group}
+        started.append(LoaderProcess.start(log, {**addresses, **variables}))
+        return started[-1]
+
+    yield start
+    for loader in started:
+        loader.kill()
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import asyncpg
 import pytest
 
 from app.pipeline.lanes import kafka_lanes
-from tests.pipeline.kafka.conftest import Stack, eventually
+from tests.pipeline.kafka.conftest import Stack
+from tests.pipeline.kafka.losing import drop_slot, halt, have_slot_given_up
 from tests.pipeline.kafka.reading import Reader
 from tests.pipeline.payloads import record_events
 
@@ -30,7 +31,6 @@ SELECT aggregatetype, aggregateid, 'heartbeat.beat', jsonb_build_object('schema_
     'beat', $4::bigint, 'watermark', clock_timestamp(), 'ingested_at', ingestion_time())
 FROM unnest($1::int[], $2::text[], $3::text[]) AS lanes (lane, aggregatetype, aggregateid)
 """
-DROP_SLOT = "SELECT pg_drop_replication_slot('experiments_outbox')"
 
 
 class Writer:
@@ -83,8 +83,8 @@ async def test_stream__connect_and_broker_killed__nothing_is_lost_doubled_or_out
 async def test_stream__slot_dropped_and_offsets_kept__delivers_what_the_outbox_holds_by_itself(
     stack: Stack, reader: Reader, outbox: asyncpg.Connection
 ) -> None:
-    await _halt(stack)
-    await outbox.execute(DROP_SLOT)
+    await asyncio.to_thread(halt, stack)
+    await asyncio.to_thread(drop_slot, stack)
     ids = await _write_rows_and_a_beat(outbox)
 
     await asyncio.to_thread(stack.connect.resume, stack.connector.name)
@@ -96,11 +96,9 @@ async def test_stream__slot_dropped_and_offsets_kept__delivers_what_the_outbox_h
 async def test_recover__slot_given_up_by_postgresql__delivers_what_the_outbox_holds(
     stack: Stack, reader: Reader, outbox: asyncpg.Connection
 ) -> None:
-    await _halt(stack)
+    await asyncio.to_thread(halt, stack)
     ids = await _write_rows_and_a_beat(outbox)
-    while await outbox.fetchval(SLOT) != "lost":
-        await outbox.execute("SELECT pg_logical_emit_message(true, 'test', 'x'), pg_switch_wal()")
-        await outbox.execute("CHECKPOINT")
+    await asyncio.to_thread(have_slot_given_up, stack)
     await asyncio.to_thread(stack.connect.resume, stack.connector.name)
     late = await asyncio.to_thread(stack.run, "register_connector", "--wait", "4")
     assert late.returncode == 1
@@ -122,9 +120,3 @@ async def _write_rows_and_a_beat(outbox: asyncpg.Connection) -> list[UUID]:
     ids = [uuid4() for _ in range(50)]
     await record_events(outbox, ids)
     return ids
-
-
-async def _halt(stack: Stack) -> None:
-    """Stop the connector; PostgreSQL then keeps the slot for nobody."""
-    await asyncio.to_thread(stack.connect.stop, stack.connector.name)
-    await eventually(lambda: stack.connect.status(stack.connector.name).states == ("STOPPED",), "the connector stops")

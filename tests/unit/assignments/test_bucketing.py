@@ -30,7 +30,7 @@ def _variants(bounds: list[list[int]]) -> list[Variant]:
     ]
 
 
-def test_vectors__are_many_and_written_by_their_script() -> None:
+def test_vectors__as_stored__are_many_and_written_by_their_script() -> None:
     assert len(_VECTORS["cases"]) >= 1000
     assert make_bucketing.document() == _VECTORS
 

@@ -135,6 +135,10 @@ def test_development__embedded_parts_and_no_secret__are_welcome(bare_environment
         *(("ENABLE_TIMING_MIDDLEWARE", "x"), ("SLOW_API_THRESHOLD_MS", "-1"), ("SLOW_API_THRESHOLD_MS", "fast")),
         *(("BEARER_TOKENS", '["a b"]'), ("BEARER_TOKENS", '[""]'), ("BEARER_TOKENS", "[1]"), ("BEARER_TOKENS", "{}")),
         *(("BEARER_TOKENS", "token"), ("BEARER_TOKENS", '["a"'), ("BEARER_TOKENS", '"token"')),
+        ("CLICKHOUSE_CLUSTER", "c' SYNC; DROP"),
+        ("CLICKHOUSE_CA_FILE", "nowhere.pem"),
+        ("CLICKHOUSE_READ_TIMEOUT_SECONDS", "0"),
+        ("HISTORY_RETENTION_DAYS", "30"),
     ],
 )
 def test_settings__wrong_variable__is_one_line_that_names_it(
@@ -142,6 +146,12 @@ def test_settings__wrong_variable__is_one_line_that_names_it(
 ) -> None:
     _set(bare_environment, **{name: value})
     with pytest.raises(SettingsError, match=rf"^[^\n]*{name}[^\n]*$"):
+        Settings.from_environment()
+
+
+def test_settings__file_that_is_not_text__is_one_line_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"DEBUG=\xff")
+    with pytest.raises(SettingsError, match=r"^\.env: [^\n]*$"):
         Settings.from_environment()
 
 

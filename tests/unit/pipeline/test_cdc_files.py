@@ -10,6 +10,7 @@ import pytest
 from app.pipeline.messages import BEAT
 from app.pipeline.models import cdc_heartbeat
 from app.pipeline.topics import TOPICS_FILE, topics
+from app.pipeline.transform import LARGEST_PAYLOAD_BYTES
 
 FOLDER = TOPICS_FILE.parent
 CONFIG: dict[str, Any] = json.loads((FOLDER / "connector.json").read_text())["config"]
@@ -66,6 +67,15 @@ def test_topics__that_connect_and_debezium_name__are_listed() -> None:
     assert len(names) == len(topics())
 
 
+def test_topics__with_rows__take_what_the_connector_may_send_and_that_is_more_than_the_loader_takes() -> None:
+    longest_sent = int(CONFIG["producer.override.max.request.size"])
+
+    assert longest_sent > LARGEST_PAYLOAD_BYTES
+    for topic in topics():
+        if topic.aggregatetype is not None:
+            assert int(topic.config["max.message.bytes"]) > longest_sent
+
+
 def test_topics__that_connect_keeps_its_state_in__are_compacted_and_have_the_worker_s_partitions() -> None:
     listed = {topic.name: topic for topic in topics()}
 
@@ -81,7 +91,7 @@ def test_exactly_once__worker_and_connector__both_ask_for_it() -> None:
     assert BROKER["auto.create.topics.enable"] == "false"
 
 
-def test_files__mention_no_secret_and_no_place_of_one_machine() -> None:
+def test_files__every_one__mentions_no_secret_and_no_place_of_one_machine() -> None:
     for path in sorted(FOLDER.iterdir()):
         text = path.read_text()
         assert not re.search(r"(?i)password\s*=\s*\S", text), path.name

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.pipeline.lanes import RELAY_LANES, Lane, kafka_lanes
 from app.pipeline.messages import BEAT, HEARTBEAT_AGGREGATE
-from app.pipeline.transform import Poison, transform
+from app.pipeline.transform import LARGEST_PAYLOAD_BYTES, Poison, Reason, Row, transform
 from tests.pipeline.payloads import JSON, KINDS, SHAPES, payloads
 
 TABLES = {
@@ -24,6 +24,7 @@ MOMENT_FIELDS = {"exposed_at", "ts", "watermark", "ingested_at"}
 ID_FIELDS = {"experiment_id", "project_id", "variant_id"}
 OBJECT_FIELDS = {"context", "properties", "definition"}
 EVENT = ("event", "event.recorded")
+ASSIGNMENT = ("assignment", "assignment.created")
 OVERRIDE = ("override", "override.changed")
 
 # What no field of its kind can be, as JSON.
@@ -48,7 +49,7 @@ def test_transform__valid_payload__passes_it_on_untouched(data: st.DataObject, k
 
     row = transform(*kind, payload)
 
-    assert row == (TABLES[kind[1]], payload)
+    assert row == Row(TABLES[kind[1]], payload)
 
 
 @given(st.data(), KINDS)
@@ -118,7 +119,7 @@ def test_transform__beat_among_the_rows_of_any_aggregate__goes_to_the_heartbeats
 ) -> None:
     payload = msgspec.json.encode(data.draw(payloads((HEARTBEAT_AGGREGATE, BEAT))))
 
-    assert transform(lane.aggregatetype, BEAT, payload) == ("heartbeats", payload)
+    assert transform(lane.aggregatetype, BEAT, payload) == Row("heartbeats", payload)
 
 
 @given(st.text(), st.text())
@@ -153,7 +154,66 @@ def test_transform__objects_nested_beyond_reason__is_poison(data: st.DataObject)
 )
 @given(st.data())
 def test_transform__ends_of_the_range__pass(moment: datetime, data: st.DataObject) -> None:
-    payload = msgspec.json.encode({**data.draw(payloads(EVENT)), "ts": moment})
+    beat = (HEARTBEAT_AGGREGATE, BEAT)
+    payload = msgspec.json.encode({**data.draw(payloads(beat)), "watermark": moment})
+
+    assert transform(*beat, payload).line == payload
+
+
+@pytest.mark.parametrize(("kind", "field"), [(EVENT, "ts"), (ASSIGNMENT, "exposed_at")])
+@given(st.data())
+def test_transform__time_of_a_fact__passes_unless_it_lies_after_its_arrival(
+    kind: tuple[str, str], field: str, data: st.DataObject
+) -> None:
+    payload = {**data.draw(payloads(kind)), "ingested_at": "2026-03-01T12:00:00Z"}
+
+    for moment in ("1901-01-01T00:00:00Z", "1970-01-01T00:00:00Z", "2026-03-02T12:00:00Z"):
+        transform(*kind, msgspec.json.encode({**payload, field: moment}))
+    for moment in ("2026-03-02T12:00:00.000001Z", "2200-01-01T00:00:00Z"):
+        with pytest.raises(Poison, match="its arrival") as caught:
+            transform(*kind, msgspec.json.encode({**payload, field: moment}))
+        assert caught.value.reason is Reason.TIMESTAMP
+
+
+@pytest.mark.parametrize("moment", ["1970-01-01T00:00:00Z", "2019-12-31T23:59:59.999999Z", "2200-01-01T00:00:00Z"])
+@given(st.data(), KINDS)
+def test_transform__arrival_that_no_clock_of_ours_says__is_poison(
+    moment: str, data: st.DataObject, kind: tuple[str, str]
+) -> None:
+    payload = msgspec.json.encode({**data.draw(payloads(kind)), "ingested_at": moment})
+
+    with pytest.raises(Poison, match="2020 to 2199"):
+        transform(*kind, payload)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"schema_version": 2}, Reason.UNKNOWN_VERSION),
+        ({"schema_version": 2, "value": "a shape of the future"}, Reason.UNKNOWN_VERSION),
+        ({"schema_version": "1"}, Reason.WRONG_FIELDS),
+        ({"value": "1.5"}, Reason.WRONG_FIELDS),
+        ({"properties": []}, Reason.WRONG_FIELDS),
+        ({"user_id": "a\0b"}, Reason.NUL_CHARACTER),
+        ({"properties": {"deep": ["\0"]}}, Reason.NUL_CHARACTER),
+        ({"properties": {"a\\\0": 1}}, Reason.NUL_CHARACTER),
+        ({"properties": {"long": "x" * LARGEST_PAYLOAD_BYTES}}, Reason.TOO_LARGE),
+    ],
+)
+@given(st.data())
+def test_transform__poison__says_which(change: dict[str, Any], reason: Reason, data: st.DataObject) -> None:
+    payload = msgspec.json.encode({**data.draw(payloads(EVENT)), **change})
+
+    with pytest.raises(Poison) as caught:
+        transform(*EVENT, payload)
+
+    assert caught.value.reason is reason
+
+
+@given(st.data())
+def test_transform__text_that_looks_like_an_escaped_nul__passes(data: st.DataObject) -> None:
+    text = data.draw(st.sampled_from(["\\u0000", "\\\\u0000", "u0000", '"\\u0000']))
+    payload = msgspec.json.encode({**data.draw(payloads(EVENT)), "properties": {text: text}})
 
     assert transform(*EVENT, payload).line == payload
 

@@ -1,0 +1,102 @@
+"""Retention of PostgreSQL's events: a month is dropped once it is old enough and ClickHouse has all of it for sure.
+
+For sure means: each of its hours was compared with ClickHouse after it was closed, and nothing differed or what did
+was repaired. What the hours held stays on record, so that ClickHouse can still be held to it. The ids of the events
+stay, too: one that is sent again after years is still a duplicate.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import structlog
+
+from app.core.clickhouse import ClickHouse
+from app.core.clock import Clock, utc_now
+from app.pipeline.locking import WAIT_BRIEFLY
+from app.pipeline.marker import find_marker
+
+log = structlog.get_logger()
+
+# Counting a month reads all of it.
+_TIMEOUT_S = 600.0
+
+_MONTHS = r"""
+SELECT child.relname AS name
+FROM pg_inherits JOIN pg_class AS child ON child.oid = inhrelid
+WHERE inhparent = 'events'::regclass AND child.relname ~ '^events_p\d{6}$'
+ORDER BY name
+"""
+_IS_PROVEN = "SELECT proven_at IS NOT NULL AND generation <= $2 FROM histories WHERE id = $1"
+# An hour that was never compared counts as one that differs.
+_RECORDED = """
+SELECT coalesce(sum(done.row_count), 0)::bigint AS row_count,
+    count(*) FILTER (WHERE done.outcome IS NULL OR done.outcome = 'open') AS unequal
+FROM generate_series($2::timestamptz, $3::timestamptz - interval '1 hour', interval '1 hour') AS every (hour)
+LEFT JOIN reconciled_hours AS done
+    ON done.history_id = $1 AND done.subject = 'events' AND done.hour = every.hour
+WHERE every.hour >= (SELECT min(hour) FROM reconciled_hours WHERE history_id = $1 AND subject = 'events')
+"""
+_DROPPED = "INSERT INTO dropped_partitions (name, upper_bound, row_count) VALUES ($1, $2, $3)"
+
+
+@dataclass(frozen=True, slots=True)
+class _Month:
+    name: str
+    start: datetime
+    end: datetime
+
+    @classmethod
+    def of(cls, name: str) -> "_Month":
+        start = datetime.strptime(name.removeprefix("events_p"), "%Y%m").replace(tzinfo=UTC)
+        return cls(name, start, (start + timedelta(days=32)).replace(day=1))
+
+
+class EventsRetention:
+    """Drops months, the oldest first and none out of turn, so that PostgreSQL has all events since some moment."""
+
+    def __init__(self, clickhouse: ClickHouse, retention_days: int, *, clock: Clock = utc_now) -> None:
+        self._clickhouse = clickhouse
+        self._retention = timedelta(days=retention_days)
+        self._clock = clock
+
+    async def enforce(self, connection: asyncpg.Connection) -> None:
+        """Drop what may be dropped.
+
+        Raises:
+            ClickHouseUnavailable: it cannot be reached, so nobody knows whether it has the events.
+        """
+        limit = self._clock() - self._retention
+        for row in await connection.fetch(_MONTHS):
+            month = _Month.of(row["name"])
+            if month.end > limit:
+                return
+            if (reason := await self._drop(connection, month)) is not None:
+                log.warning("maintenance.events_month_kept", partition=month.name, reason=reason)
+                return
+            log.info("maintenance.events_month_dropped", partition=month.name)
+
+    async def _drop(self, connection: asyncpg.Connection, month: _Month) -> str | None:
+        """Drop a month, or return the reason why not."""
+        async with connection.transaction():
+            await connection.execute(WAIT_BRIEFLY)
+            # Waits for whoever still writes into that month, so that what is counted stays true until the drop.
+            await connection.execute(f"LOCK TABLE {month.name} IN SHARE MODE")
+            count = f"SELECT count(*) FROM {month.name}"  # noqa: S608  # From pg_class.
+            row_count: int = await connection.fetchval(count, timeout=_TIMEOUT_S)
+            if (reason := await self._reason_to_keep(connection, month, row_count)) is not None:
+                return reason
+            await connection.execute(_DROPPED, month.name, month.end, row_count)
+            await connection.execute(f"DROP TABLE {month.name}")
+        return None
+
+    async def _reason_to_keep(self, connection: asyncpg.Connection, month: _Month, row_count: int) -> str | None:
+        marker = await find_marker(self._clickhouse)
+        if marker is None or not await connection.fetchval(_IS_PROVEN, *marker):
+            return "ClickHouse is not known to be complete"
+        recorded = await connection.fetchrow(_RECORDED, marker.id, month.start, month.end)
+        if recorded["unequal"]:
+            return f"{recorded['unequal']} hours differ or were never compared"
+        if recorded["row_count"] != row_count:
+            return "rows came after its hours were compared"
+        return None

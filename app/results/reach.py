@@ -1,0 +1,83 @@
+"""Whether a store reaches back far enough.
+
+ClickHouse gives up events once no experiment that goes on needs them; PostgreSQL drops them, if it is told to, once
+ClickHouse has them for sure.
+
+An event counts from the user's exposure on and is ingested at most a day before its own time. So a question needs
+what was ingested since a day before the experiment's earliest exposure, or before its own start if that is later.
+"""
+
+from datetime import datetime
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.core.clickhouse import ClickHouse
+from app.core.db import Database, StoreUnavailable
+from app.results.observed import MOST_AHEAD
+from app.results.values import Question, Subject
+
+_GIVEN_UP = "SELECT maxOrNull(ingested_before) AS before FROM dropped_history"
+# PostgreSQL knows of every exposure; ClickHouse's own are all that count where PostgreSQL is away.
+_EARLIEST = text(
+    "SELECT least((SELECT min(assigned_at) FROM assignments WHERE experiment_id = :experiment_id),"
+    " (SELECT min(exposed_at) FROM overrides WHERE experiment_id = :experiment_id AND NOT removed))"
+)
+# A partition that is dropped between the two statements would be missing from the answer that follows them: dropping
+# one waits for whoever reads the parent.
+_READ_PARENT = text("LOCK TABLE events IN ACCESS SHARE MODE")
+_DROPPED_BEFORE = text("SELECT max(upper_bound) FROM dropped_partitions")
+_EARLIEST_COPIED = """
+SELECT minOrNull(exposed_at) AS earliest FROM (
+    SELECT exposed_at FROM exposures WHERE experiment_id = {experiment_id:Int64}
+    UNION ALL
+    SELECT exposed_at FROM overrides FINAL WHERE experiment_id = {experiment_id:Int64} AND NOT removed
+)
+"""
+
+
+class Reach:
+    """Knows what the history has given up."""
+
+    def __init__(self, clickhouse: ClickHouse, database: Database) -> None:
+        self._clickhouse = clickhouse
+        self._database = database
+
+    async def covers(self, subject: Subject, question: Question) -> bool:
+        """Tell whether the history has every event below the watermark that can count for the question.
+
+        Raises:
+            ClickHouseUnavailable: it cannot be reached.
+        """
+        (row,) = await self._clickhouse.rows(_GIVEN_UP)
+        if row["before"] is None:
+            return True
+        return reaches(row["before"], await self._earliest(subject), question.start)
+
+    async def _earliest(self, subject: Subject) -> datetime | None:
+        values = {"experiment_id": subject.experiment_id}
+        try:
+            async with self._database.read() as connection:
+                earliest: datetime | None = (await connection.execute(_EARLIEST, values)).scalar_one()
+        except StoreUnavailable:
+            (row,) = await self._clickhouse.rows(_EARLIEST_COPIED, values)
+            earliest = row["earliest"]
+        return earliest
+
+
+async def store_reaches(connection: AsyncConnection, subject: Subject, question: Question) -> bool:
+    """Tell whether PostgreSQL has every event that can count, and keep it so until the transaction ends."""
+    await connection.execute(_READ_PARENT)
+    before = (await connection.execute(_DROPPED_BEFORE)).scalar_one()
+    if before is None:
+        return True
+    earliest = (await connection.execute(_EARLIEST, {"experiment_id": subject.experiment_id})).scalar_one()
+    return reaches(before, earliest, question.start)
+
+
+def reaches(given_up_before: datetime, earliest_exposure: datetime | None, start: datetime | None) -> bool:
+    """Tell whether no event that counts was ingested before `given_up_before`; without exposures none counts."""
+    if earliest_exposure is None:
+        return True
+    needed_since = earliest_exposure if start is None else max(earliest_exposure, start)
+    return given_up_before <= needed_since - MOST_AHEAD

@@ -1,0 +1,1 @@
+"""Rollups: which steps of them hold. They are built by the pipeline and read by results."""

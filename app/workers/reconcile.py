@@ -1,0 +1,131 @@
+"""`python -m app.workers.reconcile`: compare PostgreSQL and ClickHouse now, repair what ClickHouse lacks, and end."""
+
+import argparse
+import asyncio
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, aclosing
+from datetime import UTC, datetime
+
+import asyncpg
+
+from app.core.clickhouse import ClickHouse, ClickHouseRefused, ClickHouseUnavailable
+from app.core.db import Database, StoreUnavailable
+from app.core.logging import configure_logging
+from app.core.metrics import Metrics
+from app.core.settings import Settings, SettingsError
+from app.pipeline.comparison import EVER
+from app.pipeline.exclusive import own_connection
+from app.pipeline.lanes import RELAY_LANES, kafka_lanes
+from app.pipeline.ledger import Finding
+from app.pipeline.loader import Loader
+from app.pipeline.reconciliation import NothingProven, Reconciliation
+
+_COLUMNS = "{:<12} {:<17} {:>12} {:>9} {:>9} {:>9}  {}"
+
+
+class ReconciliationFailed(Exception):
+    """A server is away or refused; the message is one clear line."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare; returns 0 when nothing differs any more, 1 when something does or nothing could be compared."""
+    since, until = _range(arguments)
+    try:
+        settings = Settings.from_environment()
+        configure_logging("CRITICAL", readable=sys.stderr.isatty())  # The table says it all.
+        return asyncio.run(_reconcile(settings, since, until))
+    except (SettingsError, ReconciliationFailed) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _range(arguments: Sequence[str] | None) -> tuple[datetime | None, datetime | None]:
+    parser = argparse.ArgumentParser(
+        prog="python -m app.workers.reconcile",
+        description="Compare what PostgreSQL and ClickHouse hold of each hour of ingestion that is over, send"
+        " ClickHouse what it lacks, and list what differed. Running it at any time, or twice at once, does no harm.",
+    )
+    parser.add_argument("--from", dest="since", type=_moment, metavar="TIME", help="first hour (default: all)")
+    parser.add_argument("--until", type=_moment, metavar="TIME", help="before this (default: the last hour over)")
+    found = parser.parse_args(arguments)
+    return found.since, found.until
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+async def _reconcile(settings: Settings, since: datetime | None, until: datetime | None) -> int:
+    if settings.database.url is None or settings.clickhouse.host is None:
+        raise ReconciliationFailed(
+            "DATABASE_URL and CLICKHOUSE_HOST: must be set; a service with embedded servers compares by itself"
+        )
+    metrics = Metrics()
+    async with AsyncExitStack() as stack:
+        database = Database.connect(settings.database.url, pool_size=2, application_name="experimentation-reconcile")
+        stack.push_async_callback(database.close)
+        clickhouse = await ClickHouse.connect_server(settings.clickhouse)
+        stack.push_async_callback(clickhouse.close)
+        lanes = RELAY_LANES if settings.kafka.bootstrap_servers is None else kafka_lanes()
+        loader = Loader(clickhouse, metrics)
+        reconciliation = Reconciliation(database, clickhouse, loader, settings.pipeline, metrics, lanes=lanes)
+        try:
+            connection = await stack.enter_async_context(own_connection(database))
+            return await _compare(reconciliation, connection, since, until)
+        except NothingProven as error:
+            raise ReconciliationFailed("there is no watermark yet; is the service running, and the loader?") from error
+        except (ClickHouseUnavailable, ClickHouseRefused) as error:
+            raise ReconciliationFailed(f"ClickHouse: {error}") from error
+        except (StoreUnavailable, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise ReconciliationFailed(f"PostgreSQL: {' '.join(str(error).split())}") from error
+
+
+async def _compare(
+    reconciliation: Reconciliation, connection: asyncpg.Connection, since: datetime | None, until: datetime | None
+) -> int:
+    _say(_COLUMNS.format("subject", "hour (UTC)", "rows", "repaired", "missing", "extra", ""))
+    totals: Counter[str] = Counter()
+    hours: set[datetime] = set()
+    async with aclosing(reconciliation.again(connection, since, until)) as progress:
+        async for findings in progress:
+            for finding in findings:
+                hours.add(finding.hour)
+                _add(totals, finding)
+                _show(finding)
+    hours.discard(EVER)
+    _say(f"hours: {len(hours)}" + "".join(f", {name}: {totals[name]}" for name in ("rows", "repaired")))
+    _say(f"still missing: {totals['missing']}, unknown to PostgreSQL: {totals['extra']}")
+    return 1 if totals["missing"] or totals["extra"] else 0
+
+
+def _add(totals: Counter[str], finding: Finding) -> None:
+    outcome = finding.outcome
+    totals["rows"] += outcome.truth.row_count
+    totals["repaired"] += outcome.repaired
+    totals["missing"] += outcome.missing
+    totals["extra"] += outcome.extra
+
+
+def _show(finding: Finding) -> None:
+    """Print what differed, and nothing of what did not."""
+    outcome = finding.outcome
+    if not (outcome.repaired or outcome.missing or outcome.extra):
+        return
+    hour = "now" if finding.hour == EVER else f"{finding.hour:%Y-%m-%d %H:%M}"
+    counts = (outcome.truth.row_count, outcome.repaired, outcome.missing, outcome.extra)
+    verdict = "open" if outcome.missing or outcome.extra else "repaired"
+    _say(_COLUMNS.format(finding.subject.table, hour, *counts, verdict))
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line.rstrip()}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
