@@ -95,7 +95,9 @@ async def _open_resources(
         database=Database.connect(settings.database.url, pool_size=settings.database.pool_size),
         redis=RedisAid.connect(settings.redis.url, pool_size=settings.redis.pool_size, metrics=metrics),
         # Last, because it alone may hold something open by now.
-        clickhouse=await ClickHouse.over_engine(connect_clickhouse, settings.clickhouse.database)
+        clickhouse=await ClickHouse.over_engine(
+            connect_clickhouse, settings.clickhouse.database, build_timeout_s=settings.clickhouse.build_timeout_s
+        )
         if connect_clickhouse is not None
         else await ClickHouse.connect_server(settings.clickhouse),
         metrics=metrics,

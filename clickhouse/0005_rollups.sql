@@ -46,10 +46,13 @@ ENGINE = ReplacingMergeTree(version)
 ORDER BY tuple();
 
 -- Rows that were ingested from `since` on have changed after their time. A step that did not know so is void.
+-- Invalidations from the same moment on become one row when parts are merged, so the table never has more rows than
+-- hours that were ever invalidated. `id` makes each insert another one: the server would drop one that it has seen.
 CREATE TABLE IF NOT EXISTS rollup_invalidations
 (
+    since DateTime64(6, 'UTC'),
     id UUID,
-    since DateTime64(6, 'UTC')
+    times UInt64 DEFAULT 1
 )
-ENGINE = MergeTree
-ORDER BY id;
+ENGINE = SummingMergeTree(times)
+ORDER BY since;

@@ -81,8 +81,19 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_dropped_partitions")),
     )
+    op.create_table(
+        "given_up_events",
+        sa.Column("ingested_before", sa.DateTime(timezone=True), nullable=False),
+        sa.Column(
+            "decided_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.PrimaryKeyConstraint("ingested_before", name=op.f("pk_given_up_events")),
+    )
 
 
 def downgrade() -> None:
-    for table in ("dropped_partitions", "reconciled_hours", "histories"):
+    for table in ("given_up_events", "dropped_partitions", "reconciled_hours", "histories"):
         op.drop_table(table)

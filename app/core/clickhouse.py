@@ -1,7 +1,7 @@
 """ClickHouse: one way to talk to a real server and to the engine inside this process.
 
 Both are driven by the same synchronous client, which works in threads; the engine in the process releases the
-GIL. Reading, writing and the probe have threads and connections of their own, so that none waits for another.
+GIL. Reading, writing, building and the probe have threads and connections of their own, so that none waits for another.
 
 Rows that are not in ClickHouse travel along with a query as `tables`: each is an ordinary table under its
 name, for this query alone (external data on a server, a temporary table in the engine). A String parameter
@@ -33,6 +33,9 @@ _WRITERS = 2
 _CONNECT_TIMEOUT_S = 3
 _READ_TIMEOUT_S = 30
 _WRITE_TIMEOUT_S = 60
+_BUILD_TIMEOUT_S = 300
+# The server gives up first, so that nothing goes on of which nobody knows the end.
+_LONGER_THAN_THE_SERVER_S = 10
 _PROBE_TIMEOUT_S = 5
 
 # What makes a payload's JSON arrive exactly: objects as their text in String columns, ISO timestamps with any
@@ -83,6 +86,10 @@ class ClickHouseUnavailable(Unavailable):
     title = "The history is not available"
 
 
+class ClickHouseTooSlow(ClickHouseUnavailable):
+    """The work was given up because it took too long; done again at once, it would most likely take as long."""
+
+
 class ClickHouseRefused(Exception):
     """ClickHouse understood the connection but not the statement or the rows; `code` is its error code."""
 
@@ -113,13 +120,18 @@ class ClickHouse:
         embedded: bool,
         cluster: str | None = None,
         read_timeout_s: int = _READ_TIMEOUT_S,
+        build_timeout_s: int = _BUILD_TIMEOUT_S,
     ) -> None:
         self.database = database
         self.cluster = cluster
         self._embedded = embedded
         self._read_timeout_s = read_timeout_s
+        self._build_timeout_s = build_timeout_s
         self._reading = _Lane("clickhouse-read", connect, threads=_READERS, timeout_s=read_timeout_s)
         self._writing = _Lane("clickhouse-write", connect, threads=_WRITERS, timeout_s=_WRITE_TIMEOUT_S)
+        self._building = _Lane(
+            "clickhouse-build", connect, threads=1, timeout_s=build_timeout_s + _LONGER_THAN_THE_SERVER_S
+        )
         self._probing = _Lane("clickhouse-probe", connect, threads=1, timeout_s=_PROBE_TIMEOUT_S)
 
     @classmethod
@@ -154,6 +166,7 @@ class ClickHouse:
             embedded=False,
             cluster=settings.cluster,
             read_timeout_s=settings.read_timeout_s,
+            build_timeout_s=settings.build_timeout_s,
         )
 
     @classmethod
@@ -166,7 +179,7 @@ class ClickHouse:
         return await cls.over_engine(connect, database)
 
     @classmethod
-    async def over_engine(cls, connect: Connect, database: str) -> Self:
+    async def over_engine(cls, connect: Connect, database: str, *, build_timeout_s: int = _BUILD_TIMEOUT_S) -> Self:
         """Use an engine that is open in this process: `connect(database=...)` returns a new client of it."""
 
         def connect_to_own(_timeout_s: int) -> Client:
@@ -175,7 +188,7 @@ class ClickHouse:
             client.database = database
             return client
 
-        clickhouse = cls(connect_to_own, database, embedded=True)
+        clickhouse = cls(connect_to_own, database, embedded=True, build_timeout_s=build_timeout_s)
         try:
             await clickhouse.rows("SELECT 1")
         except BaseException:
@@ -221,14 +234,16 @@ class ClickHouse:
         *,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        """Run INSERT ... SELECT with bound parameters; the rows are stored when this returns.
+        """Run INSERT ... SELECT with bound parameters, one at a time; the rows are stored when this returns.
 
         Raises:
+            ClickHouseTooSlow: it took longer than it may; some of the rows may be stored.
             ClickHouseUnavailable: it cannot be reached; whether the rows are stored is not known.
             ClickHouseRefused: the statement is wrong.
         """
         bound = {name: _bindable(value) for name, value in (parameters or {}).items()}
-        await self._writing.run(lambda client: client.command(sql, parameters=bound, settings=dict(settings or {})))
+        limits = {"max_execution_time": self._build_timeout_s, **(settings or {})}
+        await self._building.run(lambda client: client.command(sql, parameters=bound, settings=limits))
 
     async def create_database(self) -> None:
         """Make the database of this object's name if there is none; the right to is needed only then."""
@@ -257,7 +272,7 @@ class ClickHouse:
 
     async def close(self) -> None:
         """Let running work end and close all connections."""
-        for lane in (self._reading, self._writing, self._probing):
+        for lane in (self._reading, self._writing, self._building, self._probing):
             await asyncio.to_thread(lane.close)
 
     @staticmethod
@@ -313,7 +328,7 @@ class _Lane:
             async with asyncio.timeout(self._timeout_s + _CONNECT_TIMEOUT_S):
                 return await loop.run_in_executor(self._threads, self._run, work)
         except TimeoutError as error:
-            raise ClickHouseUnavailable("ClickHouse did not answer in time.") from error
+            raise ClickHouseTooSlow("ClickHouse did not answer in time.") from error
 
     def close(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -385,7 +400,7 @@ def _translated(error: ClickHouseError) -> ClickHouseUnavailable | ClickHouseRef
     # Without a code it was no answer of ClickHouse's: the transport failed, or a proxy in between.
     no_answer = code is None and (isinstance(error, OperationalError) or type(error) is DatabaseError)
     if code in _TIMED_OUT:
-        return ClickHouseUnavailable("ClickHouse did not answer in time.")
+        return ClickHouseTooSlow("ClickHouse did not answer in time.")
     if no_answer or code in _NOT_NOW:
         return ClickHouseUnavailable("ClickHouse cannot be reached or is too busy now. Try again later.")
     return ClickHouseRefused(str(error), code=code)

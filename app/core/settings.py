@@ -103,6 +103,10 @@ class ClickHouseSettings(_Group):
     read_timeout_s: Annotated[int, Field(ge=1, le=3600)] = Field(
         default=30, validation_alias="CLICKHOUSE_READ_TIMEOUT_SECONDS"
     )
+    # Each statement that counts rollups; what takes longer is given up, and done again later.
+    build_timeout_s: Annotated[int, Field(ge=1, le=3600)] = Field(
+        default=300, validation_alias="CLICKHOUSE_BUILD_TIMEOUT_SECONDS"
+    )
 
 
 class KafkaSettings(_Group):

@@ -29,13 +29,17 @@ Announce = Callable[[datetime], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What PostgreSQL holds, how many rows the history was sent, and how it differs all the same."""
+    """What PostgreSQL holds, how many rows the history was sent, and how it differs all the same.
+
+    changed: whether the history holds something else since; what was sent may be of a kind that it never takes.
+    """
 
     truth: Digest
     repaired: int = 0
     missing: int = 0
     extra: int = 0
     differences: Differences | None = None
+    changed: bool = False
 
 
 class Comparison:
@@ -117,7 +121,8 @@ class Comparison:
         await self._announce(start)
         await self._differing(subject, start, end, send=True)
         missing, extra = await self._differing(subject, start, end, send=False)
-        return Outcome(truth, lacking - missing, missing, extra, differences)
+        changed = held != _by_experiment(await self._history.digests(subject, start, end, Unit.HOUR))
+        return Outcome(truth, lacking - missing, missing, extra, differences, changed)
 
     async def _differing(self, subject: Subject, start: datetime, end: datetime, *, send: bool) -> tuple[int, int]:
         """Return how many rows the history lacks, sending them or not, and how many it has too many.

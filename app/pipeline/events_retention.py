@@ -1,8 +1,9 @@
 """Retention of PostgreSQL's events: a month is dropped once it is old enough and ClickHouse has all of it for sure.
 
 For sure means: each of its hours was compared with ClickHouse after it was closed, and nothing differed or what did
-was repaired. What the hours held stays on record, so that ClickHouse can still be held to it. The ids of the events
-stay, too: one that is sent again after years is still a duplicate.
+was repaired; and ClickHouse still holds all of it now, since a comparison may be old and a month is dropped once. What
+the hours held stays on record, so that ClickHouse can still be held to it. The ids of the events stay, too: one that is
+sent again after years is still a duplicate.
 """
 
 from dataclasses import dataclass
@@ -13,13 +14,19 @@ import structlog
 
 from app.core.clickhouse import ClickHouse
 from app.core.clock import Clock, utc_now
+from app.pipeline.history import History
+from app.pipeline.history_retention import given_up_before
+from app.pipeline.ledger import Ledger, may_move_floor
 from app.pipeline.locking import WAIT_BRIEFLY
-from app.pipeline.marker import find_marker
+from app.pipeline.marker import Marker, find_marker
+from app.pipeline.truth import EVENTS, NOTHING, Digest, Unit
 
 log = structlog.get_logger()
 
 # Counting a month reads all of it.
 _TIMEOUT_S = 600.0
+# What ClickHouse is asked to describe at once.
+_STRETCH = timedelta(days=1)
 
 _MONTHS = r"""
 SELECT child.relname AS name
@@ -78,21 +85,47 @@ class EventsRetention:
 
     async def _drop(self, connection: asyncpg.Connection, month: _Month) -> str | None:
         """Drop a month, or return the reason why not."""
+        marker = await find_marker(self._clickhouse)
+        if marker is None or not await connection.fetchval(_IS_PROVEN, *marker):
+            return "ClickHouse is not known to be complete"
+        # Before the month is locked, because it takes its time.
+        if (differing := await self._hours_that_differ(connection, marker, month)) > 0:
+            return f"{differing} hours are not in ClickHouse as they were when they were compared"
         async with connection.transaction():
             await connection.execute(WAIT_BRIEFLY)
+            if not await may_move_floor(connection):
+                return "ClickHouse's tables are being rebuilt"
             # Waits for whoever still writes into that month, so that what is counted stays true until the drop.
             await connection.execute(f"LOCK TABLE {month.name} IN SHARE MODE")
             count = f"SELECT count(*) FROM {month.name}"  # noqa: S608  # From pg_class.
             row_count: int = await connection.fetchval(count, timeout=_TIMEOUT_S)
-            if (reason := await self._reason_to_keep(connection, month, row_count)) is not None:
+            if (reason := await self._reason_to_keep(connection, marker, month, row_count)) is not None:
                 return reason
             await connection.execute(_DROPPED, month.name, month.end, row_count)
             await connection.execute(f"DROP TABLE {month.name}")
         return None
 
-    async def _reason_to_keep(self, connection: asyncpg.Connection, month: _Month, row_count: int) -> str | None:
-        marker = await find_marker(self._clickhouse)
-        if marker is None or not await connection.fetchval(_IS_PROVEN, *marker):
+    async def _hours_that_differ(self, connection: asyncpg.Connection, marker: Marker, month: _Month) -> int:
+        """Compare what ClickHouse holds now with what PostgreSQL was found to hold."""
+        history, ledger = History(self._clickhouse), Ledger(connection, marker.id)
+        given_up = await given_up_before(self._clickhouse)
+        start = month.start if given_up is None else max(month.start, given_up)
+        differing = 0
+        while start < month.end:
+            end = min(start + _STRETCH, month.end)
+            held: dict[datetime, Digest] = {}
+            for piece, digest in (await history.digests(EVENTS, start, end, Unit.HOUR)).items():
+                held[piece.start] = held.get(piece.start, NOTHING).plus(digest)
+            compared = await ledger.compared(EVENTS, start, end)
+            differing += sum(held.get(hour, NOTHING) != digest for hour, digest in compared.items())
+            start = end
+        return differing
+
+    async def _reason_to_keep(
+        self, connection: asyncpg.Connection, marker: Marker, month: _Month, row_count: int
+    ) -> str | None:
+        now = await find_marker(self._clickhouse)
+        if now is None or now.id != marker.id or not await connection.fetchval(_IS_PROVEN, *now):
             return "ClickHouse is not known to be complete"
         recorded = await connection.fetchrow(_RECORDED, marker.id, month.start, month.end)
         if recorded["unequal"]:

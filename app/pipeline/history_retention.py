@@ -4,7 +4,8 @@ An event counts from a user's exposure on, so an experiment needs all events sin
 long before its start where assignments were imported. It needs them until its end is longer ago than the retention.
 
 What is dropped is first recorded, and only then, with a pause, dropped: answers that were begun without knowing of
-it are finished by then, and those that come later say that the history does not reach back so far.
+it are finished by then, and those that come later say that the history does not reach back so far. PostgreSQL keeps
+the record, too, for the day on which ClickHouse begins anew: what PostgreSQL has dropped as well is then not missed.
 
 Exposures and overrides stay. PostgreSQL keeps every assignment for ever, and they are few beside the events.
 """
@@ -17,6 +18,7 @@ import structlog
 
 from app.core.clickhouse import ClickHouse
 from app.core.clock import Clock, utc_now
+from app.events.messages import MOST_AHEAD
 from app.pipeline.schema import alter
 
 log = structlog.get_logger()
@@ -26,8 +28,6 @@ _BETWEEN_DECISION_AND_DROP = timedelta(minutes=10)
 # Looking for the earliest exposure reads the assignments of all experiments that go on.
 _LOOK_EVERY = timedelta(days=1)
 _TIMEOUT_S = 300.0
-# Events may carry times ahead of their ingestion: by minutes, and a day is more than any clock is wrong.
-_MOST_AHEAD = timedelta(days=1)
 
 # Who is neither completed nor archived has ended when the end that was set has passed.
 _NEEDED_SINCE = """
@@ -49,6 +49,13 @@ _DECIDED = (
 )
 _GIVEN_UP = "SELECT maxOrNull(ingested_before) AS before FROM dropped_history"
 _TABLE = "dropped_history"
+_KEEP_DECISION = "INSERT INTO given_up_events (ingested_before) VALUES ($1) ON CONFLICT DO NOTHING"
+_GIVEN_UP_BY_BOTH = """
+SELECT least(given_up.before, dropped.before)
+FROM (SELECT max(ingested_before) AS before FROM given_up_events) AS given_up
+    JOIN (SELECT max(upper_bound) AS before FROM dropped_partitions) AS dropped
+    ON given_up.before IS NOT NULL AND dropped.before IS NOT NULL
+"""
 
 
 async def given_up_before(clickhouse: ClickHouse) -> datetime | None:
@@ -60,6 +67,16 @@ async def given_up_before(clickhouse: ClickHouse) -> datetime | None:
     (row,) = await clickhouse.rows(_GIVEN_UP)
     before: datetime | None = row["before"]
     return before
+
+
+async def hand_down(connection: asyncpg.Connection, clickhouse: ClickHouse) -> None:
+    """Tell a history that begins what nobody has any more, because both databases gave it up."""
+    before: datetime | None = await connection.fetchval(_GIVEN_UP_BY_BOTH)
+    if before is None:
+        return
+    known = await given_up_before(clickhouse)
+    if known is None or known < before:
+        await _record(clickhouse, before, utc_now())
 
 
 class HistoryRetention:
@@ -79,6 +96,9 @@ class HistoryRetention:
         """
         now = self._clock()
         (decided,) = await self._clickhouse.rows(_DECIDED, {"long_ago": now - _BETWEEN_DECISION_AND_DROP})
+        if decided["latest"] is not None:
+            # PostgreSQL may have been restored from a backup that knows nothing of it.
+            await connection.execute(_KEEP_DECISION, decided["latest"])
         months = [row["month"] for row in await self._clickhouse.rows(_MONTHS)]
         if decided["due"] is not None:
             await self._drop([month for month in months if _end(month) <= decided["due"]])
@@ -99,14 +119,19 @@ class HistoryRetention:
         if not old:
             return
         needed_since: datetime | None = await connection.fetchval(_NEEDED_SINCE, limit, timeout=_TIMEOUT_S)
-        kept_from = limit if needed_since is None else min(limit, needed_since - _MOST_AHEAD)
+        kept_from = limit if needed_since is None else min(limit, needed_since - MOST_AHEAD)
         before = max((end for end in old if end <= kept_from), default=None)
         if before is None:
             log.info("maintenance.history_kept", months=len(old), needed_since=str(needed_since))
         elif latest is None or before > latest:
-            record = {"ingested_before": before, "decided_at": now}
-            await self._clickhouse.insert_json(_TABLE, [msgspec.json.encode(record)])
+            await connection.execute(_KEEP_DECISION, before)
+            await _record(self._clickhouse, before, now)
             log.info("maintenance.history_given_up", ingested_before=before.isoformat())
+
+
+async def _record(clickhouse: ClickHouse, before: datetime, now: datetime) -> None:
+    record = {"ingested_before": before, "decided_at": now}
+    await clickhouse.insert_json(_TABLE, [msgspec.json.encode(record)])
 
 
 def _end(month: str) -> datetime:

@@ -1,6 +1,7 @@
 """What PostgreSQL keeps of comparisons: which hours a history was compared for, and what was found."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import NamedTuple
@@ -45,6 +46,10 @@ _RECORDED = """
 SELECT DISTINCT ON (hour) hour, row_count, checksum FROM reconciled_hours
 WHERE subject = $1 AND hour >= $2 AND hour < $3 ORDER BY hour, compared_at DESC
 """
+_COMPARED = """
+SELECT hour, row_count, checksum FROM reconciled_hours
+WHERE history_id = $1 AND subject = $2 AND hour >= $3 AND hour < $4
+"""
 _RECORD = """
 INSERT INTO reconciled_hours AS kept (history_id, subject, hour, row_count, checksum, missing_rows, extra_rows,
     repaired_rows, differences, compared_at)
@@ -66,6 +71,9 @@ _REPAIRING = "UPDATE histories SET repairing_since = least(repairing_since, $2) 
 _REPAIRED = "UPDATE histories SET repairing_since = NULL WHERE id = $1"
 _REPAIRING_SINCE = "SELECT repairing_since FROM histories WHERE id = $1"
 _MISSING = "SELECT coalesce(sum(missing_rows), 0)::bigint FROM reconciled_hours WHERE history_id = $1"
+_TRY_TO_KEEP = "SELECT pg_try_advisory_lock_shared($1)"
+_KEEP_NO_LONGER = "SELECT pg_advisory_unlock_shared($1)"
+_TRY_TO_MOVE = "SELECT pg_try_advisory_xact_lock($1)"
 _NOTHING_BEFORE = """
 SELECT NOT EXISTS (SELECT FROM events WHERE ingested_at < $1)
     AND NOT EXISTS (SELECT FROM assignments WHERE ingested_at < $1)
@@ -73,6 +81,9 @@ SELECT NOT EXISTS (SELECT FROM events WHERE ingested_at < $1)
     AND NOT EXISTS (SELECT FROM experiments WHERE updated_at < $1)
     AND NOT EXISTS (SELECT FROM dropped_partitions)
 """
+
+_FLOOR_KEY = advisory_key("floor-of-events")
+_KEEP_POLL_S = 1.0
 
 
 class Finding(NamedTuple):
@@ -115,6 +126,11 @@ class Ledger:
                 break
             hours.append(row["hour"])
         return hours
+
+    async def compared(self, subject: Subject, start: datetime, end: datetime) -> Mapping[datetime, Digest]:
+        """Return what PostgreSQL held of each hour of the range when that was last compared."""
+        rows = await self._connection.fetch(_COMPARED, self._id, subject.table, start, end)
+        return _digests(rows)
 
     async def reconciled_until(self, first: datetime, limit: datetime) -> datetime:
         """Return the first hour that differs or was never compared."""
@@ -171,6 +187,22 @@ async def floor_of_events(connection: asyncpg.Connection) -> datetime | None:
     return found
 
 
+@asynccontextmanager
+async def keep_floor(connection: asyncpg.Connection) -> AsyncIterator[None]:
+    """Keep PostgreSQL from dropping events until the block ends; a drop that is under way is waited for."""
+    while not await connection.fetchval(_TRY_TO_KEEP, _FLOOR_KEY):  # noqa: ASYNC110  # It would hold back vacuum.
+        await asyncio.sleep(_KEEP_POLL_S)
+    try:
+        yield
+    finally:
+        await connection.execute(_KEEP_NO_LONGER, _FLOOR_KEY)
+
+
+async def may_move_floor(connection: asyncpg.Connection) -> bool:
+    """Tell whether PostgreSQL may drop events in this transaction; until its end nobody can begin to forbid it."""
+    return bool(await connection.fetchval(_TRY_TO_MOVE, _FLOOR_KEY))
+
+
 async def recorded_digests(
     connection: asyncpg.Connection, subject: Subject, start: datetime, end: datetime
 ) -> Mapping[datetime, Digest]:
@@ -179,7 +211,7 @@ async def recorded_digests(
     if floor is None or start >= floor:
         return {}
     rows = await connection.fetch(_RECORDED, subject.table, start, min(end, floor))
-    return {row["hour"]: Digest(row["row_count"], int(row["checksum"])) for row in rows}
+    return _digests(rows)
 
 
 async def history_key(clickhouse: ClickHouse) -> int:
@@ -201,6 +233,10 @@ async def turn(connection: asyncpg.Connection, clickhouse: ClickHouse) -> AsyncI
 def hour_of(moment: datetime) -> datetime:
     """Return the start of the hour."""
     return moment.replace(minute=0, second=0, microsecond=0)
+
+
+def _digests(rows: Iterable[asyncpg.Record]) -> dict[datetime, Digest]:
+    return {row["hour"]: Digest(row["row_count"], int(row["checksum"])) for row in rows}
 
 
 def _row_of(history_id: UUID, finding: Finding) -> tuple[object, ...]:

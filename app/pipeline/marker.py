@@ -21,6 +21,7 @@ from sqlalchemy import text
 
 from app.core.clickhouse import ClickHouse
 from app.core.db import Database, StoreUnavailable
+from app.pipeline.history_retention import hand_down
 
 # How long an older copy of ClickHouse may be trusted after it was put in place; and how often PostgreSQL is asked.
 _ASK_AGAIN_S = 5.0
@@ -52,7 +53,8 @@ async def find_marker(clickhouse: ClickHouse) -> Marker | None:
 async def put_new_marker(clickhouse: ClickHouse) -> Marker:
     """Make ClickHouse a history that nobody knows; from this moment on there is no watermark."""
     last = await find_marker(clickhouse)
-    marker = Marker(uuid4(), last.generation + 1 if last else 1)
+    # By two, because a round of reconciliation that is under way may still raise the old marker by one.
+    marker = Marker(uuid4(), last.generation + 2 if last else 1)
     await _put(clickhouse, marker)
     return marker
 
@@ -66,6 +68,7 @@ async def current_history(connection: asyncpg.Connection, clickhouse: ClickHouse
             return marker
     if marker is None or generation is not None:
         marker = await put_new_marker(clickhouse)
+    await hand_down(connection, clickhouse)
     # Dated after the marker is in place, so that whatever is committed from then on reaches the ClickHouse that has it.
     await connection.execute(_ADOPT, *marker)
     return marker

@@ -77,6 +77,14 @@ reconciled_hours = Table(
     Index("ix_reconciled_hours_subject_hour", "subject", "hour"),
 )
 
+# Up to when ClickHouse was to give up events for their age. Kept also here, since a ClickHouse may begin anew.
+given_up_events = Table(
+    "given_up_events",
+    metadata,
+    Column("ingested_before", DateTime(timezone=True), primary_key=True),
+    Column("decided_at", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")),
+)
+
 # Event partitions that are gone: PostgreSQL has all events ingested since the last one's upper bound.
 dropped_partitions = Table(
     "dropped_partitions",

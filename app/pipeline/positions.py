@@ -6,7 +6,7 @@ from typing import NamedTuple
 import asyncpg
 import msgspec
 
-from app.core.clickhouse import ClickHouse
+from app.core.clickhouse import ClickHouse, ClickHouseUnavailable
 from app.core.clock import Clock, utc_now
 
 # Transaction ids count within one cluster, and start again lower when it is restored elsewhere or a standby that
@@ -41,8 +41,14 @@ async def relay_name(connection: asyncpg.Connection) -> str:
 
 
 async def target(clickhouse: ClickHouse) -> str:
-    """Return what tells this ClickHouse from every other one."""
+    """Return what tells this ClickHouse from every other one.
+
+    Raises:
+        ClickHouseUnavailable: it cannot be reached, or has no tables yet.
+    """
     rows = await clickhouse.rows(_TARGET)
+    if not rows:
+        raise ClickHouseUnavailable("ClickHouse has no tables yet.")
     return str(rows[0]["target"])
 
 

@@ -6,13 +6,17 @@ all was compared once more, nobody may take the history for complete: it gets a 
 watermark at once, and a pause, in which answers that were begun before come to their end. What the stream brought
 to the old tables meanwhile is sent to the new ones from PostgreSQL.
 
+All the while PostgreSQL drops no events: what is neither copied nor sent would be gone with the old tables. Where the
+new tables lack rows that nobody else has, they are not put in place, unless the operator accepts that; the old ones
+are then kept. They keep their name from before the exchange on, so that no later run takes them for its own.
+
 It may be cut short at any point. Before the exchange nothing has happened to the tables in use. After its beginning
 there is no watermark until the service's own reconciliation, or another run, has found and sent what lacks.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -20,12 +24,14 @@ import asyncpg
 from app.core.clickhouse import ClickHouse
 from app.core.db import Database
 from app.pipeline.comparison import HOUR, Comparison
+from app.pipeline.exclusive import advisory_key
 from app.pipeline.history import History
 from app.pipeline.history_retention import given_up_before
 from app.pipeline.lanes import Lane
-from app.pipeline.ledger import first_hour, floor_of_events, hour_of, recorded_digests, turn
+from app.pipeline.ledger import first_hour, floor_of_events, hour_of, keep_floor, recorded_digests, turn
 from app.pipeline.loader import Loader
 from app.pipeline.marker import put_new_marker
+from app.pipeline.positions import target
 from app.pipeline.rollups import invalidate_rollups
 from app.pipeline.truth import EVENTS, EXPERIMENTS, EXPOSURES, OVERRIDES, WALK_THE_INDEXES, Subject, Truth
 from app.pipeline.watermark import watermark
@@ -39,9 +45,13 @@ _DAY = timedelta(days=1)
 _EVER, _NEVER = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 
 _NOW = "SELECT clock_timestamp()"
-_COPY = (
-    "INSERT INTO {table}{new} SELECT * FROM {table} FINAL PREWHERE ingested_at >= '{start}' AND ingested_at < '{end}'"
-)
+_TRY_LOCK = "SELECT pg_try_advisory_lock($1)"
+_UNLOCK = "SELECT pg_advisory_unlock($1)"
+_COPY = f"""
+INSERT INTO {EVENTS.table}{NEW} SELECT * FROM {EVENTS.table} FINAL
+PREWHERE ingested_at >= {{start:DateTime64(6, 'UTC')}} AND ingested_at < {{end:DateTime64(6, 'UTC')}}
+"""  # noqa: S608  # Made of constants.
+_COPY_SETTINGS = {"do_not_merge_across_partitions_select_final": 1}
 
 Say = Callable[[str], None]
 # Fills the new tables from elsewhere, with the loader that it is given.
@@ -84,24 +94,60 @@ class Rebuilding:
         self._settle_s = settle_s
         self._truth = Truth(connection, database)
 
-    async def run(self, *, fill: Fill | None = None, drop_old: bool = False) -> int:
+    async def run(self, *, fill: Fill | None = None, drop_old: bool = False, accepted_loss: int = 0) -> int:
         """Fill, exchange, send what came meanwhile; return how many rows lack that nobody has any more.
 
+        If that many are more than `accepted_loss`, the new tables are not put in place.
+
         Raises:
-            CannotRebuild: the stream does not run.
+            CannotRebuild: the stream does not run, another run is at work, or rows would be lost.
             ClickHouseUnavailable: it cannot be reached; run it again.
         """
-        await self._connection.execute(WALK_THE_INDEXES)
-        settled_until = await self._settled_until()
-        await self._make_tables()
-        if fill is not None:
-            await fill(self._new_loader)
-        await self._copy_dropped()
-        await self._fill(settled_until)
-        lost = await self._verify(settled_until)
+        async with self._alone(), keep_floor(self._connection):
+            await self._connection.execute(WALK_THE_INDEXES)
+            settled_until = await self._settled_until()
+            await self._make_tables()
+            if fill is not None:
+                await fill(self._new_loader)
+            await self._copy_dropped()
+            await self._fill(settled_until)
+            lost = await self._verify(settled_until)
+            await self._refuse_loss(lost, accepted_loss)
+            await self._put_in_place(settled_until)
+            await self._put_away(drop=drop_old and not lost)
+        return lost
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Keep others from making the same tables."""
+        key = advisory_key(f"rebuild:{await target(self._clickhouse)}")
+        if not await self._connection.fetchval(_TRY_LOCK, key):
+            raise CannotRebuild("another rebuild is at work on this ClickHouse")
+        try:
+            yield
+        finally:
+            await self._connection.execute(_UNLOCK, key)
+
+    async def _refuse_loss(self, lost: int, accepted: int) -> None:
+        if lost > accepted:
+            raise CannotRebuild(
+                f"{lost} rows lack in the new tables that PostgreSQL cannot send; the tables in use are as they were."
+                f" Restore them first, or give --accept-loss {lost}"
+            )
+        if lost and (kept := await self._kept_from_before()):
+            raise CannotRebuild(
+                f"{', '.join(kept)}: kept by an earlier run, and may hold rows that lack. Drop or rename them first"
+            )
+
+    async def _kept_from_before(self) -> list[str]:
+        wanted = {subject.table + OLD for subject in SUBJECTS}
+        return sorted(wanted & {row["name"] for row in await self._clickhouse.rows("SHOW TABLES")})
+
+    async def _put_in_place(self, filled_until: datetime) -> None:
         # The stream went on while the tables were filled; so little is left to send while there is no watermark.
-        since, settled_until = settled_until, await self._settled_until()
-        await self._send_all(since, await self._now(), self._new_loader)
+        settled_until = await self._settled_until()
+        await self._send_all(filled_until, await self._now(), self._new_loader)
+        await self._make_way()
         async with turn(self._connection, self._clickhouse):
             await put_new_marker(self._clickhouse)
             self._say(f"no watermark from now on; waiting {self._settle_s:g} s for answers that are under way")
@@ -110,8 +156,6 @@ class Rebuilding:
             await invalidate_rollups(self._clickhouse, _EVER)
             # An insert that was under way went to an old table; its rows were committed by now.
             await self._send_all(settled_until, await self._now(), self._loader)
-        await self._put_away(drop_old=drop_old)
-        return lost
 
     async def _settled_until(self) -> datetime:
         """Return the time of ingestion before which every row is committed."""
@@ -134,12 +178,11 @@ class Rebuilding:
         floor = await floor_of_events(self._connection)
         if floor is None:
             return
-        day = await self._needed_since()
-        while day < floor:
-            end = min(day + _DAY, floor)
-            bounds = {"start": _written(day), "end": _written(end)}
-            await self._clickhouse.command(_COPY.format(table=EVENTS.table, new=NEW, **bounds))
-            day = end
+        hour = await self._needed_since()
+        while hour < floor:
+            end = min(hour + HOUR, floor)
+            await self._clickhouse.insert_selected(_COPY, {"start": hour, "end": end}, settings=_COPY_SETTINGS)
+            hour = end
         self._say(f"events before {floor:%Y-%m-%d}: copied, since PostgreSQL has dropped them")
 
     async def _fill(self, until: datetime) -> None:
@@ -202,19 +245,20 @@ class Rebuilding:
                 sent += len(rows)
         return sent
 
-    async def _exchange(self) -> None:
-        for subject in SUBJECTS:
-            await self._clickhouse.command(f"EXCHANGE TABLES {subject.table} AND {subject.table}{NEW}")
-        self._say("the new tables are in place")
-
-    async def _put_away(self, *, drop_old: bool) -> None:
+    async def _make_way(self) -> None:
+        """Give the new tables the name that the old ones will have."""
         for subject in SUBJECTS:
             await self._clickhouse.command(f"DROP TABLE IF EXISTS {subject.table}{OLD} SYNC")
-            if drop_old:
-                await self._clickhouse.command(f"DROP TABLE {subject.table}{NEW} SYNC")
-            else:
-                await self._clickhouse.command(f"RENAME TABLE {subject.table}{NEW} TO {subject.table}{OLD}")
+            await self._clickhouse.command(f"RENAME TABLE {subject.table}{NEW} TO {subject.table}{OLD}")
 
+    async def _exchange(self) -> None:
+        for subject in SUBJECTS:
+            await self._clickhouse.command(f"EXCHANGE TABLES {subject.table} AND {subject.table}{OLD}")
+        self._say("the new tables are in place")
 
-def _written(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"
+    async def _put_away(self, *, drop: bool) -> None:
+        if not drop:
+            self._say(f"the old tables are kept as <table>{OLD}")
+            return
+        for subject in SUBJECTS:
+            await self._clickhouse.command(f"DROP TABLE {subject.table}{OLD} SYNC")

@@ -50,6 +50,8 @@ _MOST_HOURS = 24
 # rows a second.
 _MOST_AGAIN, _MOST_ROWS_AGAIN = 12, 500_000
 _PAUSE_IF_MORE_S = 0.5
+# What is missing still after it was sent may never arrive. Each time, twice as much passes before it is sent again.
+_LONGEST_REST_S = 3600.0
 # There is no watermark then.
 _PAUSE_IF_UNPROVEN_S = 1.0
 # At most a tenth of the time is spent comparing again.
@@ -70,6 +72,15 @@ class Round:
     repaired: int
     more: bool
     proven: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """An hour that is left alone for a while, which has so many rows."""
+
+    row_count: int
+    length_s: float
+    until_s: float
 
 
 class Reconciliation:
@@ -93,6 +104,7 @@ class Reconciliation:
         self._metrics = metrics
         self._lanes = lanes
         self._margin = margin
+        self._resting: dict[datetime, _Rest] = {}
         self._exclusive = Exclusive(database, self._keep_reconciling, name="reconciliation", lock=self._lock)
 
     async def run(self) -> None:
@@ -146,7 +158,7 @@ class Reconciliation:
         await connection.execute(WALK_THE_INDEXES)
         marker = await current_history(connection, self._clickhouse)
         ledger = Ledger(connection, marker.id)
-        await self._finish_repair(ledger)
+        await self._finish_cut_short_repair(ledger)
         proven_until = await watermark(self._clickhouse, self._lanes)
         if proven_until is None:
             return Round(0, more=False, proven=await _prove_if_new(connection, ledger))
@@ -155,9 +167,7 @@ class Reconciliation:
         new = await ledger.not_compared(first, limit, _MOST_HOURS + 1)
         hours = new[:_MOST_HOURS]
         for with_missing in (True, False):
-            hours += await ledger.compared_long_ago(
-                with_missing=with_missing, most=_MOST_AGAIN, most_rows=_MOST_ROWS_AGAIN
-            )
+            hours += await self._due_again(ledger, with_missing=with_missing)
         findings = [
             *await self._compare_hours(connection, ledger, sorted(set(hours))),
             *await self._compare_as_a_whole(connection, ledger, settled_before),
@@ -167,6 +177,17 @@ class Reconciliation:
         await advance(connection, self._clickhouse, marker)
         repaired = sum(finding.outcome.repaired for finding in findings)
         return Round(repaired, more=len(new) > _MOST_HOURS, proven=proven)
+
+    async def _due_again(self, ledger: Ledger, *, with_missing: bool) -> list[datetime]:
+        """Return hours that were compared long ago, without those that rest."""
+        now_s = time.monotonic()
+        resting = {hour: rest for hour, rest in self._resting.items() if rest.until_s > now_s}
+        hours = await ledger.compared_long_ago(
+            with_missing=with_missing,
+            most=_MOST_AGAIN + len(resting),
+            most_rows=_MOST_ROWS_AGAIN + sum(rest.row_count for rest in resting.values()),
+        )
+        return [hour for hour in hours if hour not in resting][:_MOST_AGAIN]
 
     async def _is_proven(
         self, connection: asyncpg.Connection, ledger: Ledger, first: datetime, settled_before: datetime
@@ -182,13 +203,14 @@ class Reconciliation:
             return False
         comparison = self._comparison(connection, ledger)
         outcomes = [await comparison.span(subject, since, standing.adopted_at) for subject in _BY_HOUR]
-        await self._finish_repair(ledger)
+        await self._finish_repair(ledger, [since for outcome in outcomes if outcome.changed])
         return not any(outcome.missing for outcome in outcomes)
 
     async def _compare_hours(
         self, connection: asyncpg.Connection, ledger: Ledger, hours: Sequence[datetime]
     ) -> list[Finding]:
         """Compare, repair and record hours."""
+        await self._finish_cut_short_repair(ledger)
         comparison = self._comparison(connection, ledger)
         findings: list[Finding] = []
         given_up = await given_up_before(self._clickhouse)
@@ -202,13 +224,24 @@ class Reconciliation:
                     recorded=await recorded_digests(connection, subject, start, end),
                     given_up_before=given_up if subject is EVENTS else None,
                 )
-                await self._finish_repair(ledger)
+                await self._finish_repair(ledger, [hour for hour, outcome in outcomes.items() if outcome.changed])
                 if floor != await floor_of_events(connection):
                     continue  # What was read may have been what was left; what was there is on record.
                 found = [Finding(subject, hour, outcome) for hour, outcome in outcomes.items()]
                 await self._record(ledger, found)
                 findings += found
+        self._let_rest(findings)
         return findings
+
+    def _let_rest(self, findings: Sequence[Finding]) -> None:
+        """Leave hours alone in which nothing arrived that was sent."""
+        stuck = {hour for _, hour, outcome in findings if outcome.missing and not outcome.repaired}
+        for hour in {hour for _, hour, _ in findings}:
+            last = self._resting.pop(hour, None)
+            if hour in stuck:
+                row_count = sum(finding.outcome.truth.row_count for finding in findings if finding.hour == hour)
+                length_s = self._every_s if last is None else min(last.length_s * 2, _LONGEST_REST_S)
+                self._resting[hour] = _Rest(row_count, length_s, time.monotonic() + length_s)
 
     async def _compare_as_a_whole(
         self, connection: asyncpg.Connection, ledger: Ledger, settled_before: datetime
@@ -218,12 +251,18 @@ class Reconciliation:
         await self._record(ledger, found)
         return found
 
-    async def _finish_repair(self, ledger: Ledger) -> None:
-        """Have counted anew what rows were sent to, also if whoever sent them was cut short."""
+    async def _finish_cut_short_repair(self, ledger: Ledger) -> None:
+        """Have counted anew what somebody sent rows to who did not come to say whether they arrived."""
         since = await ledger.repairing_since()
         if since is not None:
             await invalidate_rollups(self._clickhouse, since)
             await ledger.end_repair()
+
+    async def _finish_repair(self, ledger: Ledger, changed: Sequence[datetime]) -> None:
+        """Have counted anew what was counted of hours that hold something else now."""
+        if changed:
+            await invalidate_rollups(self._clickhouse, min(changed))
+        await ledger.end_repair()
 
     async def _record(self, ledger: Ledger, findings: Sequence[Finding]) -> None:
         for subject, hour, outcome in findings:

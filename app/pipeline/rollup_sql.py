@@ -98,12 +98,20 @@ _HAPPENED = "SELECT project_id, user_id, experiment_id AS named, event_type, ts 
 NEW_EVENTS = f"""{_PAIRS_HEAD}
         {_HAPPENED} {_INGESTED} AND {_SLICE}{_PAIRS_MIDDLE} AND step IN {{steps:Array(UInt64)}}
           AND user_id IN (SELECT user_id FROM events {_INGESTED} AND {_SLICE}){_PAIRS_TAIL}"""
-# Earlier events with the step's exposures. No event is older than its time by more than the clocks' difference.
+# Earlier events that may count for the step's exposures. No event is older than its time by more than the clocks'
+# difference.
+OLD_ROWS_BY_DAY = """
+SELECT toStartOfDay(ingested_at) AS day, count() AS rows FROM events
+PREWHERE ingested_at < {since:DateTime64(6, 'UTC')} AND ingested_at >= (
+    SELECT minOrNull(exposed_at) FROM rollup_units WHERE step = {step:UInt64}
+) - toIntervalMicrosecond({most_ahead_us:Int64})
+GROUP BY day
+"""
+# Those of some days, with the step's exposures.
 OLD_EVENTS = f"""{_PAIRS_HEAD}
         {_HAPPENED}
-        PREWHERE ingested_at < {{since:DateTime64(6, 'UTC')}} AND ingested_at >= (
-            SELECT minOrNull(exposed_at) FROM rollup_units WHERE step = {{step:UInt64}}
-        ) - toIntervalMicrosecond({{most_ahead_us:Int64}})
+        PREWHERE ingested_at >= {{first_day:DateTime64(6, 'UTC')}} AND ingested_at < {{end_day:DateTime64(6, 'UTC')}}
+            AND ingested_at < {{since:DateTime64(6, 'UTC')}}
             AND {_SLICE} AND user_id IN (SELECT user_id FROM rollup_units WHERE step = {{step:UInt64}} AND {_SLICE})
         {_PAIRS_MIDDLE} AND step = {{step:UInt64}}{_PAIRS_TAIL}"""
 

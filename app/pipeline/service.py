@@ -65,8 +65,7 @@ class Pipeline:
         if brokers is None:
             self._relay = Relay(database, clickhouse, loader, settings.pipeline, clock=clock)
         elif settings.clickhouse.host is None:
-            group = partial(own_group, clickhouse, settings.loader)
-            self._consumer = Consumer(brokers, clickhouse, settings.loader, metrics, group=group, drain_s=_DRAIN_S)
+            self._consumer = Consumer(brokers, clickhouse, settings.loader, metrics, drain_s=_DRAIN_S)
         self._heartbeat = Heartbeat(database, clickhouse, settings.pipeline, lanes=self._lanes)
         self._standing = Standing(database)
         self._reconciliation = Reconciliation(
@@ -92,7 +91,7 @@ class Pipeline:
             lanes=self._lanes,
             standing=self._standing,
             brokers=brokers,
-            group=partial(_group, clickhouse, settings),
+            group=partial(own_group, clickhouse, settings.loader),
             clock=clock,
         )
         self._bringing: asyncio.Task[None] | None = None
@@ -175,10 +174,3 @@ class Pipeline:
             return None
         moment, marker = await asyncio.gather(watermark(self._clickhouse, self._lanes), find_marker(self._clickhouse))
         return moment if await self._standing.is_proven(marker) else None
-
-
-async def _group(clickhouse: ClickHouse, settings: Settings) -> str:
-    """Return the group of whoever takes Kafka's messages to this ClickHouse."""
-    if settings.clickhouse.host is None:
-        return await own_group(clickhouse, settings.loader)
-    return settings.loader.group_id

@@ -151,19 +151,32 @@ class StatusReader:
 
     async def read(self) -> Status:
         """Return what is known now."""
-        (history, store), kafka = await asyncio.gather(self._stores(), self._kafka())
+        (history, store, proven), kafka = await asyncio.gather(self._stores(), self._kafka())
         status = Status(
             mode=Mode.RELAY if self._brokers is None else Mode.KAFKA,
             clickhouse=ClickHouseStatus(reachable=history is not None),
         )
-        await self._tell_history(status, history)
+        self._tell_history(status, history, proven=proven)
         self._tell_store(status, store, history)
         self._tell_kafka(status, kafka)
         return status
 
-    async def _stores(self) -> tuple[_History | None, _Store | None]:
+    async def _stores(self) -> tuple[_History | None, _Store | None, bool | None]:
         history = await _within(_CLICKHOUSE_S, self._ask_clickhouse())
-        return history, await _within(_POSTGRESQL_S, self._ask_postgresql(history))
+        store, proven = await asyncio.gather(
+            _within(_POSTGRESQL_S, self._ask_postgresql(history)), self._is_proven(history)
+        )
+        return history, store, proven
+
+    async def _is_proven(self, history: _History | None) -> bool | None:
+        """Tell whether the history was proven, `None` if PostgreSQL does not say so in time."""
+        if history is None:
+            return None
+        # It goes on when nobody waits any more: it ends by itself, and what it learns is kept.
+        asking = asyncio.create_task(self._standing.is_proven(history.marker))
+        asking.add_done_callback(_mark_as_seen)
+        await asyncio.wait({asking}, timeout=_POSTGRESQL_S)
+        return asking.result() if asking.done() else None
 
     async def _kafka(self) -> Waiting | None:
         return None if self._brokers is None else await _within(_KAFKA_S, self._ask_kafka(self._brokers))
@@ -200,13 +213,15 @@ class StatusReader:
     async def _ask_kafka(self, brokers: str) -> Waiting:
         return await waiting(brokers, await self._group())
 
-    async def _tell_history(self, status: Status, history: _History | None) -> None:
+    def _tell_history(self, status: Status, history: _History | None, *, proven: bool | None) -> None:
         if history is None:
             status.reasons |= dict.fromkeys(("watermark", "watermark_lag_seconds"), "ClickHouse does not answer")
         elif history.watermark is None:
             reason = "no beat has come through every lane yet"
             status.reasons |= dict.fromkeys(("watermark", "watermark_lag_seconds"), reason)
-        elif not await self._standing.is_proven(history.marker):
+        elif proven is None:
+            status.reasons |= dict.fromkeys(("watermark", "watermark_lag_seconds"), "PostgreSQL does not answer")
+        elif not proven:
             reason = "rows from before this ClickHouse was set up are still being compared"
             status.reasons |= dict.fromkeys(("watermark", "watermark_lag_seconds"), reason)
         else:

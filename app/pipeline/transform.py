@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
 from operator import attrgetter
 from typing import Annotated, Any, Literal
@@ -28,8 +28,6 @@ _LATEST = datetime(2299, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 # `ingested_at` is the database's clock: there was no platform before, and there will be another one after.
 _FIRST_INGESTED = datetime(2020, 1, 1, tzinfo=UTC)
 _LAST_INGESTED = datetime(2199, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
-# The API refuses times more than minutes ahead of its own clock, which may differ from the database's.
-_MOST_AHEAD = timedelta(days=1)
 
 SCHEMA_VERSION = 1
 # The longest that the API lets through: 16 KiB of numbers like 1e308, which PostgreSQL writes out as 309 digits.
@@ -231,7 +229,7 @@ def _refuse_implausible_moments(kind: _Kind, value: Any) -> None:  # noqa: ANN40
     ingested_at: datetime = value.ingested_at
     if not _FIRST_INGESTED <= ingested_at <= _LAST_INGESTED:
         raise Poison(Reason.TIMESTAMP, f"ingested_at {ingested_at.isoformat()} is outside the years 2020 to 2199")
-    if kind.happened_at is not None and kind.happened_at(value) > ingested_at + _MOST_AHEAD:
+    if kind.happened_at is not None and kind.happened_at(value) > ingested_at + events.MOST_AHEAD:
         raise Poison(
             Reason.TIMESTAMP, f"{kind.happened_at(value).isoformat()} lies after {ingested_at.isoformat()}, its arrival"
         )

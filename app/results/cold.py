@@ -10,11 +10,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from app.core.clickhouse import ClickHouse
+from app.events.messages import MOST_AHEAD
 from app.results import rolled_up
 from app.results import tail as tail_tables
-from app.results.observed import EPOCH, FOREVER, MOST_AHEAD, ORIGIN, P95, observations_of
+from app.results.observed import EPOCH, FOREVER, P95, observations_of
 from app.results.values import Observations, Question, Subject, Tail
-from app.rollups.steps import Step
+from app.rollups.steps import ORIGIN, Step
 
 # Copies of a redelivered row carry the same ingestion time, so they never lie in different partitions.
 _SETTINGS: Mapping[str, Any] = {

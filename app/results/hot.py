@@ -13,10 +13,12 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.db import Database
+from app.events.messages import MOST_AHEAD
 from app.results.errors import StoreIncomplete, TailTooLarge
-from app.results.observed import FOREVER, MOST_AHEAD, ORIGIN, P95, observations_of
+from app.results.observed import FOREVER, P95, observations_of
 from app.results.reach import store_reaches
 from app.results.values import Observations, Question, Subject, Tail
+from app.rollups.steps import ORIGIN
 
 # A statement of this kind needs memory for a hash of all users; the plan must not depend on statistics that a
 # bulk load has left behind: every join here is one of equality over many rows, for which hashing is right, and

@@ -23,12 +23,7 @@ from app.results.values import ArmObservations, Entries, Neighbours, Observation
 # Numerator and denominator of the percentile's rank among n values sorted from 0: 0.95 (n - 1).
 P95 = (19, 20)
 
-# Events are accepted up to minutes ahead of their ingestion. A day is more than any clock is wrong.
-MOST_AHEAD = timedelta(days=1)
-
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Buckets are counted from here: before every moment that is accepted, and the start of a minute, an hour and a day.
-ORIGIN = datetime(1900, 1, 1, tzinfo=UTC)
 # One bucket for all moments, where they do not matter.
 FOREVER = timedelta(days=150_000)
 

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.clickhouse import ClickHouse
 from app.core.db import Database, StoreUnavailable
-from app.results.observed import MOST_AHEAD
+from app.events.messages import MOST_AHEAD
 from app.results.values import Question, Subject
 
 _GIVEN_UP = "SELECT maxOrNull(ingested_before) AS before FROM dropped_history"

@@ -1,6 +1,6 @@
 """Which steps hold: manifests and invalidations in ClickHouse."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import uuid4
@@ -13,7 +13,9 @@ from app.rollups.steps import Step, valid_steps
 # One row, also where there is nothing yet.
 _NEWEST = """
 SELECT max(version) AS highest, argMax(content, version) AS newest,
-    (SELECT groupArray(since) FROM rollup_invalidations) AS invalidated
+    (SELECT groupArray((since, times)) FROM (
+        SELECT since, sum(rollup_invalidations.times) AS times FROM rollup_invalidations GROUP BY since
+    )) AS invalidated
 FROM rollup_manifests
 """
 
@@ -34,12 +36,15 @@ class Manifest(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Rollups:
-    """The newest manifest as it stands. `steps` are those of its steps that are valid."""
+    """The newest manifest as it stands.
+
+    steps: those of its steps that are valid. invalidated: how many invalidations there are from a moment on.
+    """
 
     version: int
     manifest: Manifest
     steps: Sequence[Step]
-    invalidated: Sequence[datetime]
+    invalidated: Mapping[datetime, int]
 
 
 class RollupRepository:
@@ -56,7 +61,7 @@ class RollupRepository:
         """
         (row,) = await self._clickhouse.rows(_NEWEST)
         manifest = msgspec.json.decode(row["newest"], type=Manifest) if row["newest"] else Manifest()
-        invalidated = row["invalidated"]
+        invalidated = dict(row["invalidated"])
         return Rollups(row["highest"], manifest, valid_steps(manifest.steps, invalidated), invalidated)
 
     async def put(self, version: int, manifest: Manifest) -> None:

@@ -1,5 +1,6 @@
 """Steps: the stretches of ingestion time that rollups are made of. Plain functions on plain values, no I/O."""
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
@@ -7,7 +8,8 @@ from itertools import takewhile
 import msgspec
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-# Before every moment that is accepted, and the start of an hour and a day; the first step begins here.
+# Before every moment that is accepted, and the start of a minute, an hour and a day. Buckets are counted from here, in
+# rollups as in raw rows, and the first step begins here.
 ORIGIN = datetime(1900, 1, 1, tzinfo=UTC)
 
 
@@ -39,17 +41,25 @@ def built_until(steps: Sequence[Step]) -> datetime:
     return steps[-1].until if steps else ORIGIN
 
 
-def seen_before(until: datetime, invalidated: Sequence[datetime]) -> int:
-    """Count the invalidations that concern rows ingested before `until`."""
-    return sum(since < until for since in invalidated)
+def seen_before(until: datetime, invalidated: Mapping[datetime, int]) -> int:
+    """Count the invalidations that concern rows ingested before `until`; there are so many from each moment on."""
+    return sum(times for since, times in invalidated.items() if since < until)
 
 
-def valid_steps(steps: Sequence[Step], invalidated: Sequence[datetime]) -> list[Step]:
-    """Return the steps up to the first one that did not know of an invalidation.
+def valid_steps(steps: Sequence[Step], invalidated: Mapping[datetime, int]) -> list[Step]:
+    """Return the steps, which follow each other, up to the first one that did not know of an invalidation.
 
     Those behind it go with it: an exposure that came to an earlier step may count events of all later ones.
     """
-    return list(takewhile(lambda step: step.seen == seen_before(step.until, invalidated), steps))
+    later, seen = deque(sorted(invalidated.items())), 0
+    valid: list[Step] = []
+    for step in steps:
+        while later and later[0][0] < step.until:
+            seen += later.popleft()[1]
+        if step.seen != seen:
+            break
+        valid.append(step)
+    return valid
 
 
 def steps_below(watermark: datetime, steps: Sequence[Step]) -> list[Step]:
@@ -76,6 +86,20 @@ def next_end(
             return day
         rows += rows_by_day[day]
     return last_day
+
+
+def stretches(rows_by_day: Mapping[datetime, int], *, most_rows: int) -> list[tuple[datetime, datetime]]:
+    """Return stretches of whole days that have all rows between them, each `most_rows` at most or one day's."""
+    found: list[tuple[datetime, datetime]] = []
+    rows = 0
+    for day in sorted(rows_by_day):
+        rows += rows_by_day[day]
+        if found and rows <= most_rows:
+            found[-1] = (found[-1][0], day + DAY)
+        else:
+            found.append((day, day + DAY))
+            rows = rows_by_day[day]
+    return found
 
 
 def mergeable(steps: Sequence[Step]) -> list[Step]:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+import structlog
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -27,6 +28,11 @@ from app.core.metrics import Metrics
 from app.core.problems import problem_response
 from app.core.settings import Settings, SettingsError
 from app.pipeline.consumer import Consumer
+
+log = structlog.get_logger()
+
+# For the last flush and for leaving Kafka, which are bounded, too. Whoever starts processes kills them after 30 s.
+_STOP_S = 22.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +74,22 @@ def create_app(settings: Settings, brokers: str) -> Starlette:
             yield
         finally:
             consumer.stop()
-            await loading
+            await end(loading, within_s=_STOP_S)
             await clickhouse.close()
 
     return Starlette(
         routes=[Route("/health", _health), Route("/ready", _ready), *_metrics_routes(settings, metrics)],
         lifespan=lifespan,
     )
+
+
+async def end(loading: asyncio.Task[None], *, within_s: float) -> None:
+    """Wait for a consumer that was told to stop, and cancel it when that takes too long."""
+    _, late = await asyncio.wait({loading}, timeout=within_s)
+    if late:
+        log.warning("loader.not_ended", after_s=within_s)
+        loading.cancel()
+    await asyncio.wait({loading})
 
 
 async def _health(_request: Request) -> Response:

@@ -62,6 +62,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--drop-old", action="store_true", help="drop the old tables (default: keep them as <table>_before_rebuild)"
     )
     parser.add_argument(
+        "--accept-loss",
+        type=int,
+        default=0,
+        metavar="ROWS",
+        help="put the new tables in place even if up to so many rows lack that nobody can send; the old ones are kept"
+        " (default: 0)",
+    )
+    parser.add_argument(
         "--settle",
         type=float,
         metavar="SECONDS",
@@ -101,8 +109,8 @@ def _refuse(settings: Settings, options: argparse.Namespace) -> None:
         )
     if settings.clickhouse.cluster is not None:
         raise RebuildFailed(
-            "CLICKHOUSE_CLUSTER: tables of a cluster cannot be exchanged in one step. Empty the tables that are wrong"
-            " and run python -m app.workers.reconcile, which sends what they lack"
+            "CLICKHOUSE_CLUSTER: tables of a cluster cannot be exchanged in one step. Run python -m"
+            " app.workers.reconcile --anew with the tables that are wrong, which empties and fills them"
         )
     if options.from_kafka and settings.kafka.bootstrap_servers is None:
         raise RebuildFailed("KAFKA_BOOTSTRAP_SERVERS: must be set for --from-kafka")
@@ -132,7 +140,7 @@ async def _run(
         settle_s=settle_s,
     )
     fill = partial(load_from_kafka, brokers, say=_say) if options.from_kafka and brokers is not None else None
-    lost = await rebuilding.run(fill=fill, drop_old=options.drop_old)
+    lost = await rebuilding.run(fill=fill, drop_old=options.drop_old, accepted_loss=options.accept_loss)
     reconciliation = Reconciliation(database, clickhouse, loader, settings.pipeline, metrics, lanes=lanes)
     proven = not lost and await _until_proven(database, connection, clickhouse, reconciliation)
     _say("done: there is a watermark again" if proven else "done, but rows lack; see docs/operations.md")

@@ -15,6 +15,7 @@ from app.core.db import Database, StoreUnavailable
 from app.core.logging import configure_logging
 from app.core.metrics import Metrics
 from app.core.settings import Settings, SettingsError
+from app.pipeline.beginning_anew import TABLES, OnlyCopy, begin_anew
 from app.pipeline.comparison import EVER
 from app.pipeline.exclusive import own_connection
 from app.pipeline.lanes import RELAY_LANES, kafka_lanes
@@ -24,6 +25,9 @@ from app.pipeline.reconciliation import NothingProven, Reconciliation
 
 _COLUMNS = "{:<12} {:<17} {:>12} {:>9} {:>9} {:>9}  {}"
 
+# An answer takes no longer than ClickHouse is given for it, and a moment.
+_MOMENT_S = 5.0
+
 
 class ReconciliationFailed(Exception):
     """A server is away or refused; the message is one clear line."""
@@ -31,11 +35,11 @@ class ReconciliationFailed(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare; returns 0 when nothing differs any more, 1 when something does or nothing could be compared."""
-    since, until = _range(arguments)
+    options = _options(arguments)
     try:
         settings = Settings.from_environment()
         configure_logging("CRITICAL", readable=sys.stderr.isatty())  # The table says it all.
-        return asyncio.run(_reconcile(settings, since, until))
+        return asyncio.run(_reconcile(settings, options))
     except (SettingsError, ReconciliationFailed) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -43,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _range(arguments: Sequence[str] | None) -> tuple[datetime | None, datetime | None]:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m app.workers.reconcile",
         description="Compare what PostgreSQL and ClickHouse hold of each hour of ingestion that is over, send"
@@ -51,8 +55,15 @@ def _range(arguments: Sequence[str] | None) -> tuple[datetime | None, datetime |
     )
     parser.add_argument("--from", dest="since", type=_moment, metavar="TIME", help="first hour (default: all)")
     parser.add_argument("--until", type=_moment, metavar="TIME", help="before this (default: the last hour over)")
-    found = parser.parse_args(arguments)
-    return found.since, found.until
+    parser.add_argument(
+        "--anew",
+        nargs="*",
+        choices=TABLES,
+        metavar="TABLE",
+        help="take nothing for proven any more, and empty these tables first (of " + ", ".join(TABLES) + "); until the"
+        " service has compared everything, results come from PostgreSQL",
+    )
+    return parser.parse_args(arguments)
 
 
 def _moment(text: str) -> datetime:
@@ -60,7 +71,7 @@ def _moment(text: str) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-async def _reconcile(settings: Settings, since: datetime | None, until: datetime | None) -> int:
+async def _reconcile(settings: Settings, options: argparse.Namespace) -> int:
     if settings.database.url is None or settings.clickhouse.host is None:
         raise ReconciliationFailed(
             "DATABASE_URL and CLICKHOUSE_HOST: must be set; a service with embedded servers compares by itself"
@@ -76,7 +87,12 @@ async def _reconcile(settings: Settings, since: datetime | None, until: datetime
         reconciliation = Reconciliation(database, clickhouse, loader, settings.pipeline, metrics, lanes=lanes)
         try:
             connection = await stack.enter_async_context(own_connection(database))
-            return await _compare(reconciliation, connection, since, until)
+            if options.anew is not None:
+                settle_s = settings.clickhouse.read_timeout_s + _MOMENT_S
+                await begin_anew(connection, clickhouse, options.anew, settle_s=settle_s)
+            return await _compare(reconciliation, connection, options.since, options.until)
+        except OnlyCopy as error:
+            raise ReconciliationFailed(str(error)) from error
         except NothingProven as error:
             raise ReconciliationFailed("there is no watermark yet; is the service running, and the loader?") from error
         except (ClickHouseUnavailable, ClickHouseRefused) as error:

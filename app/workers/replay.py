@@ -1,7 +1,9 @@
 """`python -m app.workers.replay`: send dead letters back to the topics they come from, once each.
 
 What has been sent back is remembered as the offsets of a consumer group: all letters below the committed offset, and
-those above it that the offset's metadata names. One that dies again is a new letter, which counts its attempts.
+those above it that the offset's metadata names. Kafka forgets a group without members after its setting
+`offsets.retention.minutes`, which must outlast the letters (debezium/kafka-server.properties). One that dies again is
+a new letter, which counts its attempts.
 """
 
 import argparse
@@ -89,7 +91,8 @@ def _brokers(settings: Settings) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m app.workers.replay",
-        description="Send dead letters back to the topics they come from. Each is sent once, however often this runs.",
+        description="Send dead letters back to the topics they come from. Each is sent once, however often this runs,"
+        " for as long as Kafka keeps the group's offsets (offsets.retention.minutes).",
     )
     parser.add_argument("--dry-run", action="store_true", help="only list the letters that would be sent")
     parser.add_argument("--all", action="store_true", help="also those that have been sent back before")

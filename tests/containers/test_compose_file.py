@@ -51,6 +51,15 @@ KNOWN = {
 }
 WITHOUT_VARIABLES = {"prometheus"}
 
+# What the stack itself decides: addresses, its own ClickHouse, production; and what nothing in it reads.
+FIXED = {
+    *("HOST", "PORT", "DATA_DIR", "DEBUG", "PROMETHEUS_ENABLED"),
+    *("CLICKHOUSE_SECURE", "CLICKHOUSE_CA_FILE", "CLICKHOUSE_CLUSTER"),
+    *("RELAY_BATCH_ROWS", "RELAY_IDLE_SECONDS", "ASSIGNMENT_BUCKET_SIZE"),
+    *("CONNECT_URL", "CDC_DATABASE_HOST", "CDC_DATABASE_PORT", "CDC_DATABASE_NAME", "CDC_DATABASE_USER"),
+    "CDC_DATABASE_PASSWORD",
+}
+
 _HOST_IN_URL = re.compile(r"(?:://(?:[^@/\s]*@)?|@)(?P<host>[a-z][a-z0-9-]*):\d+|^(?P<bare>[a-z][a-z-]*):\d+$")
 _PINNED = re.compile(r"[a-z0-9./-]+:v?\d+\.\d+[\w.-]*")
 
@@ -227,6 +236,13 @@ def test_env_example__every_name__is_read_by_somebody() -> None:
     interpolated = set(re.findall(r"\$\{(\w+):", COMPOSE_FILE.read_text()))
     assert set(listed) - names_of_settings() - interpolated == set()
     assert interpolated <= set(listed) | {"env"}
+
+
+def test_env_example__every_setting_of_service_and_loader__is_handed_on(services: dict[str, Json]) -> None:
+    listed = set(re.findall(r"^(\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+
+    for name in ("api", "loader"):
+        assert (listed & names_of_settings()) - FIXED - services[name]["environment"].keys() == set(), name
 
 
 def test_hosts__in_every_value__are_services(services: dict[str, Json]) -> None:

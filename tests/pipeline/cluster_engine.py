@@ -52,13 +52,17 @@ _FILTER = "<{table}><filter>cityHash64(user_id) % 2 = toInt64(shardNum()) - 1</f
 class TwoShards(ClickHouse):
     """The engine as a client of a cluster."""
 
-    def __init__(self, connect: Callable[[int], Client], database: str, *, embedded: bool) -> None:
+    def __init__(
+        self, connect: Callable[[int], Client], database: str, *, embedded: bool, build_timeout_s: int
+    ) -> None:
         def connect_to_cluster(timeout_s: int) -> Client:
             client = connect(timeout_s)
             _use_cluster(client, CLUSTER)
             return client
 
-        super().__init__(connect_to_cluster, database, embedded=embedded, cluster=CLUSTER)
+        super().__init__(
+            connect_to_cluster, database, embedded=embedded, cluster=CLUSTER, build_timeout_s=build_timeout_s
+        )
 
     async def create_database(self) -> None:
         """Do nothing: it was made when the engine was opened."""

@@ -12,7 +12,7 @@ from clickhouse_connect.driver.client import Client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.core.clickhouse import ClickHouse, ClickHouseRefused, ClickHouseUnavailable, SentRows
+from app.core.clickhouse import ClickHouse, ClickHouseRefused, ClickHouseTooSlow, ClickHouseUnavailable, SentRows
 from app.core.settings import ClickHouseSettings
 from app.pipeline.schema import migrate
 from tests.pipeline import clickhouse_http
@@ -150,6 +150,30 @@ async def test_rows__query_beyond_its_time__is_given_up(either: ClickHouse) -> N
         await either.rows(SLOW_QUERY, settings={"max_execution_time": 1})
 
 
+async def test_insert_selected__beyond_its_time__ends_in_the_server_as_well(either: ClickHouse) -> None:
+    with pytest.raises(ClickHouseTooSlow):
+        await either.insert_selected(
+            f"INSERT INTO t (id) {SLOW_QUERY}", settings={"max_threads": 1, "max_execution_time": 1}
+        )
+
+    running = "SELECT count() FROM system.processes WHERE query LIKE 'INSERT INTO t (id)%'"
+    assert await column(either, running) == [0]
+    assert await column(either, "SELECT count() FROM t") == [0]
+
+
+async def test_insert_selected__no_limit_given__has_that_of_the_settings(connect_engine: Callable[..., Client]) -> None:
+    clickhouse = await ClickHouse.over_engine(connect_engine, f"limited_{uuid4().hex}", build_timeout_s=1)
+    await clickhouse.command("CREATE TABLE t (id UInt64) ENGINE = Memory")
+    began_s = time.monotonic()
+
+    with pytest.raises(ClickHouseTooSlow):
+        await clickhouse.insert_selected(f"INSERT INTO t {SLOW_QUERY}", settings={"max_threads": 1})
+
+    assert time.monotonic() - began_s < 5
+    await clickhouse.command(f"DROP DATABASE {clickhouse.database} SYNC")
+    await clickhouse.close()
+
+
 async def test_insert_json__one_row_that_does_not_fit__stores_none(either: ClickHouse) -> None:
     good = b'{"id": 1, "at": "2026-01-01T00:00:00Z", "text": "", "value": 1}'
 
@@ -197,6 +221,24 @@ async def test_clickhouse__all_readers_busy__inserts_and_probe_go_on(clickhouse:
 
     assert time.monotonic() - began < 1
     assert all(isinstance(done, ClickHouseUnavailable) for done in await asyncio.gather(*busy, return_exceptions=True))
+
+
+async def test_clickhouse__long_inserts_of_selected_rows__other_inserts_go_on(clickhouse: ClickHouse) -> None:
+    slow = "INSERT INTO heartbeats (lane) SELECT toInt32(number) FROM numbers(1000000000000) WHERE number % 7 = 8"
+    building = [
+        asyncio.create_task(clickhouse.insert_selected(slow, settings={"max_execution_time": 2, "max_threads": 1}))
+        for _ in range(3)
+    ]
+    await asyncio.sleep(0.2)
+    began = time.monotonic()
+
+    await clickhouse.insert_json(
+        "relay_positions", [b'{"relay": "r", "xid": 1, "seq": 1, "moved_at": "2026-01-01T00:00:00Z"}']
+    )
+
+    assert time.monotonic() - began < 1
+    outcomes = await asyncio.gather(*building, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [ClickHouseTooSlow] * 3
 
 
 async def test_clickhouse__waiting_for_it__leaves_the_event_loop_free(clickhouse: ClickHouse) -> None:

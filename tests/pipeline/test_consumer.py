@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from aiokafka import TopicPartition
+from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +17,8 @@ from app.core.clickhouse import ClickHouse, ClickHouseUnavailable
 from app.core.metrics import Metrics
 from app.core.settings import LoaderSettings
 from app.pipeline.buffering import Buffer
-from app.pipeline.consumer import _Session, _source
+from app.pipeline.consumer import own_group
+from app.pipeline.consumer_session import OffsetsLost, Session, source_of
 from app.pipeline.lanes import kafka_lanes
 from app.pipeline.loading import DeadLetter, Loading
 from app.pipeline.messages import Message
@@ -128,7 +131,7 @@ async def test_session__messages_taken__are_committed_once_clickhouse_has_them(
     session, stopping = _session(kafka, clickhouse, metrics, rows=100)
 
     consuming = asyncio.create_task(session.consume())
-    await eventually(lambda: _equals(lambda: kafka.committed, {EVENTS: 300}))
+    await eventually(lambda: _equals(lambda: kafka.offsets, {EVENTS: 300}))
     stopping.set()
     await consuming
     await session.close()
@@ -146,9 +149,9 @@ async def test_session__clickhouse_away__holds_two_buffers_commits_nothing_and_s
     consuming = asyncio.create_task(session.consume())
     await eventually(lambda: _equals(lambda: len(clickhouse.tokens) >= 3, expected=True))
     taken_while_away = kafka.position_of
-    committed_while_away = dict(kafka.committed)
+    committed_while_away = dict(kafka.offsets)
     clickhouse.away = False
-    await eventually(lambda: _equals(lambda: kafka.committed, {EVENTS: 1000}))
+    await eventually(lambda: _equals(lambda: kafka.offsets, {EVENTS: 1000}))
     stopping.set()
     await consuming
     await session.close()
@@ -174,7 +177,7 @@ async def test_session__told_to_stop_while_clickhouse_is_away__ends_soon_and_com
         await session.drain(within_s=5)
         await session.close()
 
-    assert kafka.committed == {}
+    assert kafka.offsets == {}
 
 
 async def test_session__partitions_revoked__are_flushed_and_committed_first(
@@ -187,7 +190,7 @@ async def test_session__partitions_revoked__are_flushed_and_committed_first(
 
     await session.on_partitions_revoked({EVENTS})
 
-    assert kafka.committed == {EVENTS: 50}
+    assert kafka.offsets == {EVENTS: 50}
     assert await column(clickhouse, "SELECT count() FROM events") == [50]
     stopping.set()
     await consuming
@@ -208,36 +211,183 @@ async def test_session__partitions_that_went_to_another__are_not_committed(
     await session.drain(within_s=5)
     await session.close()
 
-    assert kafka.committed == {}
+    assert kafka.offsets == {}
+
+
+async def test_session__offsets_gone__ends_without_committing(clickhouse: ClickHouse, metrics: Metrics) -> None:
+    kafka = FakeKafka([event_message(number) for number in range(1, 101)], at_a_time=50)
+    session, _ = _session(kafka, clickhouse, metrics, rows=50)
+    kafka.offsets[EVENTS] = 0
+    await session.on_partitions_assigned([EVENTS])
+    kafka.offsets.clear()
+
+    with pytest.raises(OffsetsLost, match=r"experiments\.event"):
+        await session.consume()
+
+    await session.close()
+    assert kafka.offsets == {}
+
+
+@pytest.mark.parametrize(("committed", "first_kept"), [(10, 20), (None, 20), (90, 0)])
+async def test_session__rows_dropped_unread__end_the_proof_before_anything_is_loaded(
+    clickhouse: ClickHouse, metrics: Metrics, committed: int | None, first_kept: int
+) -> None:
+    kafka = FakeKafka([event_message(number) for number in range(1, 51)], first_kept=first_kept)
+    if committed is not None:
+        kafka.offsets[EVENTS] = committed
+    proof = FakeProof(clickhouse)
+    session, stopping = _session(kafka, clickhouse, metrics, rows=100, proof=proof)
+
+    consuming = asyncio.create_task(session.consume())
+    await eventually(lambda: _equals(lambda: kafka.offsets, {EVENTS: 50}))
+    stopping.set()
+    await consuming
+    await session.close()
+
+    assert proof.loaded_by_then == [0]
+    assert await column(clickhouse, "SELECT count() FROM events") == [50 - first_kept]
+
+
+@pytest.mark.parametrize("committed", [10, None])
+async def test_session__all_rows_kept__leaves_the_proof(
+    clickhouse: ClickHouse, metrics: Metrics, committed: int | None
+) -> None:
+    kafka = FakeKafka([event_message(number) for number in range(1, 51)])
+    if committed is not None:
+        kafka.offsets[EVENTS] = committed
+    proof = FakeProof(clickhouse)
+    session, stopping = _session(kafka, clickhouse, metrics, rows=100, proof=proof)
+
+    consuming = asyncio.create_task(session.consume())
+    await eventually(lambda: _equals(lambda: kafka.offsets, {EVENTS: 50}))
+    stopping.set()
+    await consuming
+    await session.close()
+
+    assert proof.loaded_by_then == []
+    assert await column(clickhouse, "SELECT count() FROM events") == [50 - (committed or 0)]
+
+
+async def test_session__told_to_stop_while_the_group_changes__ends_soon(
+    clickhouse: ClickHouse, metrics: Metrics
+) -> None:
+    kafka = FakeKafka([])
+    kafka.group_changes = True
+    session, stopping = _session(kafka, clickhouse, metrics, rows=10)
+    consuming = asyncio.create_task(session.consume())
+    await asyncio.sleep(0.05)
+
+    stopping.set()
+    async with asyncio.timeout(5):
+        await consuming
+        await session.drain(within_s=5)
+        await session.close()
+
+
+async def test_session__partitions_revoked_with_both_buffers_full__hands_over_after_the_last_flush(
+    make_clickhouse: Any, metrics: Metrics
+) -> None:
+    clickhouse: _Slow = await make_clickhouse(_Slow)
+    kafka = FakeKafka([event_message(number) for number in range(1, 31)], at_a_time=10)
+    session, stopping = _session(kafka, clickhouse, metrics, rows=10)
+    consuming = asyncio.create_task(session.consume())
+    await eventually(lambda: _equals(lambda: kafka.position_of, 20))
+
+    kafka.group_changes = True
+    handing_over = asyncio.create_task(session.on_partitions_revoked({EVENTS}))
+    await asyncio.sleep(0.05)
+    clickhouse.goes_on.set()
+    await handing_over
+    committed = dict(kafka.offsets)
+    stopping.set()
+    await consuming
+    await session.close()
+
+    assert committed == {EVENTS: 20}
+
+
+async def test_own_group__another_clickhouse__is_another_group(make_clickhouse: Any) -> None:
+    one, other = await make_clickhouse(ClickHouse), await make_clickhouse(ClickHouse)
+
+    groups = [await own_group(clickhouse, LoaderSettings()) for clickhouse in (one, other, one)]
+
+    assert groups[0] == groups[2] != groups[1]
 
 
 class FakeKafka:
-    """A consumer of one partition, as far as a session uses it."""
+    """A consumer of one partition, as far as a session uses it; what lies before `first_kept` is gone."""
 
-    def __init__(self, messages: Sequence[Message], *, at_a_time: int = 1000) -> None:
+    def __init__(self, messages: Sequence[Message], *, at_a_time: int = 1000, first_kept: int = 0) -> None:
         self._records = [FakeRecord.of(message, 0, offset) for offset, message in enumerate(messages)]
         self._at_a_time = at_a_time
+        self._first_kept = first_kept
+        self._position: int | None = None
         self.assigned = {EVENTS}
-        self.position_of = 0
-        self.committed: dict[TopicPartition, int] = {}
+        self.offsets: dict[TopicPartition, int] = {}
+        self.group_changes = False
+
+    @property
+    def position_of(self) -> int:
+        return self._position or 0
 
     async def getmany(self, *, timeout_ms: int, max_records: int) -> Mapping[TopicPartition, list[FakeRecord]]:
-        some = self._records[self.position_of :][: min(self._at_a_time, max_records)]
-        self.position_of += len(some)
+        if self.group_changes:
+            await asyncio.Event().wait()
+        if self._position is None:
+            self._position = self.offsets.get(EVENTS)
+        if self._position is None:
+            raise NoOffsetForPartitionError(EVENTS)
+        if not self._first_kept <= self._position <= len(self._records):
+            raise OffsetOutOfRangeError({EVENTS: self._position})
+        some = self._records[self._position :][: min(self._at_a_time, max_records)]
+        self._position += len(some)
         await asyncio.sleep(0 if some else timeout_ms / 1000)
         return {EVENTS: some} if some else {}
+
+    def seek(self, _place: TopicPartition, offset: int) -> None:
+        self._position = offset
+
+    async def beginning_offsets(self, places: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        return dict.fromkeys(places, self._first_kept)
 
     def assignment(self) -> Collection[TopicPartition]:
         return self.assigned
 
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        self.committed |= offsets
+        self.offsets |= offsets
+
+    async def committed(self, place: TopicPartition) -> int | None:
+        return self.offsets.get(place)
 
     async def end_offsets(self, places: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         return dict.fromkeys(places, len(self._records))
 
     async def position(self, _place: TopicPartition) -> int:
         return self.position_of
+
+
+class FakeProof:
+    """Remembers how many events were there whenever the history ceased to be proven."""
+
+    def __init__(self, clickhouse: ClickHouse) -> None:
+        self._clickhouse = clickhouse
+        self.loaded_by_then: list[int] = []
+
+    async def end(self) -> None:
+        self.loaded_by_then += await column(self._clickhouse, "SELECT count() FROM events")
+
+
+class _Slow(ClickHouse):
+    """A ClickHouse that takes no events until it is told to go on."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.goes_on = asyncio.Event()
+
+    async def insert_json(self, table: str, lines: Sequence[bytes], *, token: str | None = None) -> None:
+        if table == "events":
+            await self.goes_on.wait()
+        await super().insert_json(table, lines, token=token)
 
 
 class _Away(ClickHouse):
@@ -258,12 +408,19 @@ class _Away(ClickHouse):
 
 
 def _session(
-    kafka: FakeKafka, clickhouse: ClickHouse, metrics: Metrics, *, rows: int, seconds: float = 0.05
-) -> tuple[_Session, asyncio.Event]:
+    kafka: FakeKafka,
+    clickhouse: ClickHouse,
+    metrics: Metrics,
+    *,
+    rows: int,
+    seconds: float = 0.05,
+    proof: FakeProof | None = None,
+) -> tuple[Session, asyncio.Event]:
     limits = LoaderSettings(LOADER_FLUSH_ROWS=rows, LOADER_FLUSH_SECONDS=seconds)
     loading = Loading(clickhouse, metrics, read=read, dead_letters=FakeDeadLetters())
     stopping = asyncio.Event()
-    return _Session(kafka, loading, limits, metrics, stopping), stopping
+    end_proof = (proof or FakeProof(clickhouse)).end
+    return Session(kafka, loading, limits, metrics, stopping, end_proof=end_proof), stopping
 
 
 async def _deliver(
@@ -279,9 +436,9 @@ async def _deliver(
         place = TopicPartition(record.topic, record.partition)
         buffer.add(place, record.offset, record, len(record.value or b""), now_s=0.0)
         if buffer.is_full:
-            await loading.store(buffer.batch, source=_source(buffer))
+            await loading.store(buffer.batch, source=source_of(buffer))
             buffer = Buffer(limits, loading.batch())
-    await loading.store(buffer.batch, source=_source(buffer))
+    await loading.store(buffer.batch, source=source_of(buffer))
     tables = {table: await clickhouse.rows(f"SELECT * FROM {table} FINAL ORDER BY ALL") for table in TABLES}
     results = await ColdStore(clickhouse).observe(
         Subject(project_id=1, experiment_id=1), QUESTION, LATER, most_slots=1000

@@ -1,5 +1,6 @@
 """Months of events leave PostgreSQL only when ClickHouse has them for sure; results then come from there."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,9 +13,11 @@ from app.core.db import Database
 from app.core.metrics import Metrics
 from app.core.settings import PipelineSettings
 from app.pipeline.events_retention import EventsRetention
+from app.pipeline.history_retention import HistoryRetention, given_up_before
+from app.pipeline.ledger import keep_floor
 from app.pipeline.loader import Loader
 from app.pipeline.maintenance import Maintenance, delivered_by_relay
-from app.pipeline.marker import find_marker
+from app.pipeline.marker import Standing, find_marker
 from app.pipeline.reconciliation import Reconciliation
 from app.pipeline.soundings import Soundings
 from app.pipeline.watermark import Heartbeat, watermark
@@ -145,6 +148,62 @@ async def test_enforce__row_came_after_the_comparison__keeps_it(
     await retention.enforce(postgres)
 
     assert OLD_MONTH in await postgres.fetchval(PARTITIONS)
+
+
+async def test_enforce__clickhouse_lost_a_row_after_the_comparison__keeps_it(
+    clickhouse: ClickHouse,
+    postgres: asyncpg.Connection,
+    retention: EventsRetention,
+    old_events: list[Any],
+    reconcile: Callable[[], Awaitable[None]],
+) -> None:
+    await reconcile()
+    await clickhouse.command(f"DELETE FROM events WHERE event_id = '{old_events[7]}'")
+
+    await retention.enforce(postgres)
+
+    assert OLD_MONTH in await postgres.fetchval(PARTITIONS)
+
+
+async def test_enforce__tables_being_rebuilt__keeps_it_until_they_are(
+    postgres: asyncpg.Connection,
+    connect: Callable[..., Any],
+    retention: EventsRetention,
+    old_events: list[Any],  # noqa: ARG001
+    reconcile: Callable[[], Awaitable[None]],
+) -> None:
+    await reconcile()
+
+    async with keep_floor(await connect()):
+        await retention.enforce(postgres)
+        assert OLD_MONTH in await postgres.fetchval(PARTITIONS)
+
+    await retention.enforce(postgres)
+    assert OLD_MONTH not in await postgres.fetchval(PARTITIONS)
+
+
+async def test_round__history_begins_anew_after_both_dropped_a_month__is_proven_without_it(
+    database: Database,
+    clickhouse: ClickHouse,
+    postgres: asyncpg.Connection,
+    retention: EventsRetention,
+    old_events: list[Any],  # noqa: ARG001
+    reconcile: Callable[[], Awaitable[None]],
+) -> None:
+    young = await store_events_at(postgres, [THIS_MONTH + HOUR / 2])
+    await reconcile()
+    await retention.enforce(postgres)
+    # It gives up this month, too, which PostgreSQL still has.
+    await HistoryRetention(clickhouse, 90, clock=lambda: LATER).enforce(postgres)
+    for table in ("history_marker", "dropped_history", "events", "exposures", "overrides", "experiments"):
+        await clickhouse.command(f"TRUNCATE TABLE {table}")
+
+    async with asyncio.timeout(60):
+        await reconcile()
+
+    assert await Standing(database).is_proven(await find_marker(clickhouse))
+    assert await given_up_before(clickhouse) == THIS_MONTH
+    assert await column(clickhouse, "SELECT event_id FROM events FINAL") == young
 
 
 async def test_enforce__clickhouse_emptied__keeps_it(

@@ -1,7 +1,7 @@
 """New tables are built and put in place while rows come in, and no watermark holds before they have them all."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,6 +16,7 @@ from app.core.db import Database
 from app.core.metrics import Metrics
 from app.core.settings import PipelineSettings, Settings
 from app.pipeline.lanes import RELAY_LANES
+from app.pipeline.ledger import may_move_floor
 from app.pipeline.loader import Loader
 from app.pipeline.marker import Standing, find_marker
 from app.pipeline.rebuilding import CannotRebuild, NewTables, Rebuilding
@@ -33,9 +34,18 @@ TABLES = ("exposures", "overrides", "events", "experiments")
 
 
 class Mortal(ClickHouse):
-    """A ClickHouse under whose feet the program dies, at a statement of the test's choice."""
+    """A ClickHouse under whose feet the program dies, at a statement of the test's choice; it tells what was copied."""
 
     dies_at = "nothing"
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.copied: list[timedelta] = []
+
+    async def insert_selected(self, sql: str, parameters: Mapping[str, Any] | None = None, **options: Any) -> None:
+        assert parameters is not None
+        self.copied.append(parameters["end"] - parameters["start"])
+        await super().insert_selected(sql, parameters, **options)
 
     async def command(self, sql: str) -> None:
         if sql.startswith(self.dies_at):
@@ -64,11 +74,11 @@ def make_rebuilding(
     loader: Loader,
     metrics: Metrics,
     postgres: asyncpg.Connection,
-) -> Callable[[], Rebuilding]:
-    def make() -> Rebuilding:
+) -> Callable[..., Rebuilding]:
+    def make(connection: asyncpg.Connection = postgres) -> Rebuilding:
         return Rebuilding(
             database,
-            postgres,
+            connection,
             clickhouse,
             loader=loader,
             new_loader=Loader(new_tables, metrics),
@@ -179,21 +189,98 @@ async def test_rebuild__cut_short__is_finished_by_another_run(
 
 
 async def test_rebuild__events_dropped_from_postgresql__are_taken_from_the_old_table(
-    clickhouse: ClickHouse,
+    clickhouse: Mortal,
     postgres: asyncpg.Connection,
     make_rebuilding: Callable[[], Rebuilding],
     stream: Callable[[], Awaitable[None]],
 ) -> None:
     ids = await store_events_at(postgres, [THEN + n * HOUR for n in range(28)])
     await stream()
-    floor = THEN + 10 * HOUR
-    await postgres.execute("DELETE FROM events WHERE ingested_at < $1", floor)
-    await postgres.execute("INSERT INTO dropped_partitions VALUES ('events_p202601', $1, 10)", floor)
+    await _drop_first_hours(postgres, 10)
     await postgres.execute("UPDATE installation SET created_at = $1", THEN)
 
     await make_rebuilding().run()
 
     assert set(await column(clickhouse, "SELECT event_id FROM events FINAL")) == set(ids)
+    assert clickhouse.copied == [HOUR] * 10
+
+
+@pytest.fixture
+async def one_row_lost(
+    database: Database,
+    clickhouse: ClickHouse,
+    loader: Loader,
+    metrics: Metrics,
+    postgres: asyncpg.Connection,
+    pipeline_settings: PipelineSettings,
+    stream: Callable[[], Awaitable[None]],
+) -> None:
+    """28 events were compared, PostgreSQL has dropped the first ten, and ClickHouse has lost one of those."""
+    ids = await store_events_at(postgres, [THEN + n * HOUR for n in range(28)])
+    await stream()
+    reconciliation = Reconciliation(database, clickhouse, loader, pipeline_settings, metrics, margin=timedelta(0))
+    while (await reconciliation.round(postgres)).more:
+        pass
+    await _drop_first_hours(postgres, 10)
+    await clickhouse.command(f"DELETE FROM events WHERE event_id = '{ids[3]}'")
+
+
+@pytest.mark.usefixtures("one_row_lost")
+async def test_rebuild__row_lost_that_nobody_has__is_refused_and_the_tables_stay_as_they_are(
+    clickhouse: ClickHouse, make_rebuilding: Callable[[], Rebuilding]
+) -> None:
+    marker = await find_marker(clickhouse)
+
+    with pytest.raises(CannotRebuild, match=r"1 rows lack.*--accept-loss 1"):
+        await make_rebuilding().run(drop_old=True)
+
+    assert await find_marker(clickhouse) == marker
+    assert await column(clickhouse, "SELECT count() FROM events FINAL") == [27]
+    assert not [name for name in await column(clickhouse, "SHOW TABLES") if name.endswith("_before_rebuild")]
+
+
+@pytest.mark.usefixtures("one_row_lost")
+async def test_rebuild__loss_accepted__keeps_the_old_tables_whatever_was_asked_and_also_at_the_next_run(
+    clickhouse: Mortal, make_rebuilding: Callable[[], Rebuilding]
+) -> None:
+    clickhouse.dies_at = "EXCHANGE TABLES events"
+    with pytest.raises(ClickHouseUnavailable):
+        await make_rebuilding().run(drop_old=True, accepted_loss=1)
+    clickhouse.dies_at = "nothing"
+    with pytest.raises(CannotRebuild, match=r"events_before_rebuild.*kept by an earlier run"):
+        await make_rebuilding().run(drop_old=True, accepted_loss=1)
+    for table in TABLES:
+        await clickhouse.command(f"RENAME TABLE {table}_before_rebuild TO {table}_aside")
+
+    assert await make_rebuilding().run(drop_old=True, accepted_loss=1) == 1
+
+    assert await column(clickhouse, "SELECT count() FROM events FINAL") == [27]
+    assert await column(clickhouse, "SELECT count() FROM events_before_rebuild FINAL") == [27]
+
+
+async def test_rebuild__under_way__no_month_is_dropped_and_no_other_run_begins(
+    postgres: asyncpg.Connection,
+    connect: Callable[..., Any],
+    make_rebuilding: Callable[..., Rebuilding],
+    stream: Callable[[], Awaitable[None]],
+) -> None:
+    await store_events_at(postgres, [THEN])
+    await stream()
+    other = await connect()
+    may_drop: list[bool] = []
+
+    async def meanwhile(_loader: Loader) -> None:
+        async with other.transaction():
+            may_drop.append(await may_move_floor(other))
+        with pytest.raises(CannotRebuild, match="another rebuild"):
+            await make_rebuilding(other).run()
+
+    await make_rebuilding().run(fill=meanwhile)
+
+    async with other.transaction():
+        may_drop.append(await may_move_floor(other))
+    assert may_drop == [False, True]
+    await make_rebuilding(other).run()
 
 
 async def test_rebuild__no_beat_yet__is_refused(make_rebuilding: Callable[[], Rebuilding]) -> None:
@@ -254,6 +341,13 @@ async def _writing(connection: asyncpg.Connection) -> AsyncIterator[list[UUID]]:
     yield written
     task.cancel()
     await asyncio.wait([task])
+
+
+async def _drop_first_hours(postgres: asyncpg.Connection, hours: int) -> None:
+    """Leave PostgreSQL as retention does."""
+    floor = THEN + hours * HOUR
+    await postgres.execute("DELETE FROM events WHERE ingested_at < $1", floor)
+    await postgres.execute("INSERT INTO dropped_partitions VALUES ('events_p202601', $1, $2)", floor, hours)
 
 
 async def _is_known(pipeline: Pipeline) -> bool:

@@ -11,7 +11,11 @@ from clickhouse_connect.driver.client import Client
 
 from app.core.clickhouse import ClickHouse
 from app.core.db import Database
+from app.core.metrics import Metrics
 from app.core.settings import PipelineSettings
+from app.pipeline.loader import Loader
+from app.pipeline.marker import Standing, find_marker
+from app.pipeline.reconciliation import Reconciliation
 from app.pipeline.watermark import Heartbeat
 from tests.pipeline.outbox_run import column, drain
 from tests.pipeline.stored import store_events_at
@@ -26,13 +30,14 @@ Run = Callable[..., Any]
 
 @pytest.fixture
 def reconcile(database_url: str, clickhouse: ClickHouse, connect_engine: Callable[..., Client]) -> Run:
-    async def run(*arguments: str) -> Worker:
+    async def run(*arguments: str, **environment: str) -> Worker:
         return await run_worker(
             "reconcile",
             *arguments,
             database_url=database_url,
             clickhouse=clickhouse,
             connect_engine=connect_engine,
+            **environment,
         )
 
     return run
@@ -92,6 +97,53 @@ async def test_reconcile__row_unknown_to_postgresql__fails(
 
     assert done.returncode == 1
     assert "unknown to PostgreSQL: 1" in done.stdout
+
+
+async def test_reconcile__anew__ends_the_proof_empties_the_table_and_fills_it_again(
+    database: Database,
+    clickhouse: ClickHouse,
+    loader: Loader,
+    metrics: Metrics,
+    postgres: asyncpg.Connection,
+    pipeline_settings: PipelineSettings,
+    reconcile: Run,
+    stream: Run,
+) -> None:
+    ids = await store_events_at(postgres, [THEN + n * HOUR for n in range(30)])
+    reconciliation = Reconciliation(database, clickhouse, loader, pipeline_settings, metrics, margin=timedelta(0))
+    done = None
+    while done is None or done.more or not done.proven:
+        await stream()
+        done = await reconciliation.round(postgres)
+    proven = await find_marker(clickhouse)
+    await clickhouse.command("ALTER TABLE events UPDATE value = 1e9 WHERE true SETTINGS mutations_sync = 1")
+
+    ended = await reconcile("--anew", "events", CLICKHOUSE_READ_TIMEOUT_SECONDS="1")
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "repaired: 30" in ended.stdout
+    assert await column(clickhouse, "SELECT DISTINCT value FROM events FINAL") == [2.5]
+    assert set(await column(clickhouse, "SELECT event_id FROM events FINAL")) == set(ids)
+    now = await find_marker(clickhouse)
+    assert now is not None
+    assert proven is not None
+    assert now.id != proven.id
+    assert not await Standing(database).is_proven(now)
+
+
+async def test_reconcile__anew_with_events_that_clickhouse_alone_has__refuses_and_touches_nothing(
+    clickhouse: ClickHouse, postgres: asyncpg.Connection, reconcile: Run, stream: Run
+) -> None:
+    await store_events_at(postgres, [THEN])
+    await stream()
+    await postgres.execute("INSERT INTO dropped_partitions VALUES ('events_p202601', '2026-02-01Z', 10)")
+
+    done = await reconcile("--anew", "exposures", "events")
+
+    assert done.returncode == 1
+    assert done.stderr == "error: PostgreSQL has dropped events before 2026-02-01: ClickHouse alone has them\n"
+    assert await column(clickhouse, "SELECT count() FROM events FINAL") == [1]
+    assert await find_marker(clickhouse) is None
 
 
 async def test_reconcile__no_watermark__says_so(reconcile: Run) -> None:

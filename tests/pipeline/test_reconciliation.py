@@ -33,6 +33,8 @@ SPREAD = [THEN + timedelta(minutes=7 * number, microseconds=number) for number i
 OPEN = "SELECT subject, hour, missing_rows, extra_rows, differences FROM reconciled_hours WHERE outcome = 'open'"
 REPAIRED = "SELECT subject, hour, repaired_rows FROM reconciled_hours WHERE outcome = 'repaired' ORDER BY subject, hour"
 
+_INVALIDATIONS = "SELECT sum(times) FROM rollup_invalidations"
+
 Reconcile = Callable[[], Awaitable[Round]]
 
 
@@ -235,6 +237,68 @@ async def test_round__clickhouse_fails_during_repair__resumes(
         await broken.round(postgres)
 
     assert (await reconcile()).repaired == len(SPREAD)
+
+
+async def test_round__row_that_no_history_takes__is_sent_seldom_and_voids_nothing(
+    clickhouse: ClickHouse,
+    postgres: asyncpg.Connection,
+    metrics: Metrics,
+    reconcile: Reconcile,
+    make_reconciliation: Callable[[ClickHouse], Reconciliation],
+) -> None:
+    ids = await store_events_at(postgres, SPREAD, in_outbox=False)
+    await postgres.execute("UPDATE events SET ts = ts + interval '2 days' WHERE event_id = $1", ids[3])
+    refused = "dead_letters_total", {"reason": "timestamp"}
+    await reconcile()
+    await reconcile()
+    # The others arrived; it alone was sent once more than they, when that was not known yet.
+    assert await column(clickhouse, _INVALIDATIONS) == [1]
+    sent = metrics.registry.get_sample_value(*refused)
+
+    reconciliation = make_reconciliation(clickhouse)
+    for _ in range(4):
+        await reconcile()
+        await reconciliation.round(postgres)
+
+    assert metrics.registry.get_sample_value(*refused) == (sent or 0) + 1  # By the one who knows nothing of it.
+    assert [tuple(row)[:3] for row in await postgres.fetch(OPEN)] == [("events", THEN, 1)]
+    assert [findings async for findings in reconciliation.again(postgres, None, None)]
+    assert metrics.registry.get_sample_value(*refused) == (sent or 0) + 2
+    assert await column(clickhouse, _INVALIDATIONS) == [1]
+    assert await postgres.fetchval("SELECT repairing_since FROM histories") is None
+
+    await postgres.execute("UPDATE events SET ts = ingested_at WHERE event_id = $1", ids[3])
+    assert [findings async for findings in reconciliation.again(postgres, None, None)]
+    assert await postgres.fetch(OPEN) == []
+    assert await column(clickhouse, _INVALIDATIONS) == [2]
+
+
+async def test_round__cut_short_after_rows_were_sent__has_them_counted_anew(
+    clickhouse: ClickHouse,
+    database: Database,
+    postgres: asyncpg.Connection,
+    metrics: Metrics,
+    pipeline_settings: PipelineSettings,
+    reconcile: Reconcile,
+) -> None:
+    class LastInserts(Loader):
+        async def store(self, *arguments: Any, **options: Any) -> Any:
+            await super().store(*arguments, **options)
+            raise ClickHouseUnavailable("gone")
+
+    await store_events_at(postgres, SPREAD)
+    await reconcile()
+    before = await column(clickhouse, _INVALIDATIONS)
+    await clickhouse.command("TRUNCATE TABLE events")
+    loader = LastInserts(clickhouse, metrics)
+    with pytest.raises(ClickHouseUnavailable):
+        await Reconciliation(database, clickhouse, loader, pipeline_settings, metrics, margin=timedelta(0)).round(
+            postgres
+        )
+
+    await reconcile()
+
+    assert await column(clickhouse, _INVALIDATIONS) > before
 
 
 async def test_round__somebody_else_at_work_on_the_history__does_nothing(

@@ -1,7 +1,8 @@
 """The builder of rollups: what it counts holds, whoever is killed, comes late or sets the clock back."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,7 +11,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from app.core.clickhouse import ClickHouse, ClickHouseUnavailable
+from app.core.clickhouse import ClickHouse, ClickHouseTooSlow, ClickHouseUnavailable
 from app.core.db import Database
 from app.core.metrics import Metrics
 from app.core.settings import PipelineSettings
@@ -37,7 +38,7 @@ class Bench:
         self.now = datetime.now(UTC)
         self.metrics = Metrics()
 
-    def builder(self, clickhouse: ClickHouse | None = None, *, rollup_s: float = 60) -> RollupBuilder:
+    def builder(self, clickhouse: ClickHouse | None = None, *, rollup_s: float = 60, **sizes: int) -> RollupBuilder:
         async def watermark() -> datetime | None:
             return self.watermark
 
@@ -48,6 +49,7 @@ class Bench:
             self.metrics,
             watermark,
             clock=lambda: self.now,
+            **sizes,
         )
 
     async def start(self) -> RollupBuilder:
@@ -123,6 +125,10 @@ def event(number: int, at: datetime, *, event_id: UUID | None = None, **fields: 
 
 @pytest.fixture
 async def bench(clickhouse: ClickHouse, database: Database, postgres: asyncpg.Connection) -> Bench:
+    return await _bench(clickhouse, database, postgres)
+
+
+async def _bench(clickhouse: ClickHouse, database: Database, postgres: asyncpg.Connection) -> Bench:
     made = Bench(clickhouse, database, postgres)
     await made.store(experiment(), *(exposure(number, _T0 + number * HOUR) for number in range(4)))
     await made.store(*(event(number % 4, _T0 + (number + 4) * HOUR) for number in range(8)))
@@ -287,17 +293,30 @@ async def test_invalidate__rows_repaired_in_a_closed_hour__are_counted_anew(benc
     await bench.assert_equal()
 
 
-async def test_build__invalidated_while_it_counts__step_is_void(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    builder = await bench.start()
-    count = builder._count
+class Interrupted(ClickHouse):
+    """A ClickHouse in which somebody else does something, once, after some rows were counted."""
 
-    async def count_and_repair(step: Step, earlier: Any) -> None:
-        await count(step, earlier)
+    interruption: Callable[[], Awaitable[None]] | None = None
+
+    async def insert_selected(self, sql: str, parameters: Any = None, *, settings: Any = None) -> None:
+        await super().insert_selected(sql, parameters, settings=settings)
+        if (interrupt := self.interruption) is not None and "events FINAL" in sql:
+            self.interruption = None
+            await interrupt()
+
+
+async def test_build__invalidated_while_it_counts__step_is_void(
+    make_clickhouse: Callable[..., Any], database: Database, postgres: asyncpg.Connection
+) -> None:
+    interrupted: Interrupted = await make_clickhouse(Interrupted)
+    bench = await _bench(interrupted, database, postgres)
+    builder = await bench.start()
+
+    async def repair() -> None:
         await bench.store(event(1, _T0 + 2 * HOUR))
         await invalidate_rollups(bench.clickhouse, _T0 + 2 * HOUR)
-        monkeypatch.undo()
 
-    monkeypatch.setattr(builder, "_count", count_and_repair)
+    interrupted.interruption = repair
     bench.watermark = _T0 + 5 * HOUR + _SOON
     assert await builder.build_next(bench.postgres)
     assert await builder.build_next(bench.postgres)
@@ -349,6 +368,96 @@ async def test_clean__steps_retired_for_a_while__their_rows_are_deleted(bench: B
 
     await bench.assert_equal()
     assert (await RollupRepository(bench.clickhouse).get()).manifest.retired == ()
+
+
+async def test_build__imports_with_events_of_long_ago__read_those_in_pieces(bench: Bench) -> None:
+    days = [_T0 - number * DAY for number in (300, 200, 100, 10, 1)]
+    await bench.store(*(event(number, day, ingested_at=day) for number in range(4, 8) for day in days))
+    builder = bench.builder(slice_rows=2, read_rows=3)
+    await builder.take_over(bench.postgres)
+    await bench.build(builder, _T0 + 10 * HOUR)
+    moment = _T0 + 11 * HOUR
+    # All but the last are dated back, the first one to before all of its events.
+    dated = [exposure(4 + n, at, ingested_at=moment) for n, at in enumerate([days[0], days[1], days[2], moment])]
+    await bench.store(*dated, *dated)
+
+    await bench.build(builder, _T0 + 13 * HOUR)
+
+    seen = await bench.assert_equal()
+    assert (seen.of(1).events, seen.of(2).events) == (4 + 5 + 3, 4 + 4)
+
+
+class Slow(ClickHouse):
+    """A ClickHouse that takes too long to read old events, so many times, and had stored something by then."""
+
+    slow_left = 0
+    too_slow_at_s = 0.0
+    asked_at_s: list[float]
+
+    async def insert_selected(self, sql: str, parameters: Any = None, *, settings: Any = None) -> None:
+        self.asked_at_s.append(time.monotonic())
+        await super().insert_selected(sql, parameters, settings=settings)
+        if self.slow_left > 0 and "happened" in sql:
+            self.slow_left -= 1
+            await asyncio.sleep(0.1)
+            self.too_slow_at_s = time.monotonic()
+            raise ClickHouseTooSlow("too slow")
+
+
+async def test_run__step_takes_too_long__rests_and_leaves_nothing_behind(
+    make_clickhouse: Callable[..., Any], database: Database, postgres: asyncpg.Connection
+) -> None:
+    slow: Slow = await make_clickhouse(Slow)
+    slow.asked_at_s, slow.slow_left = [], 1
+    bench = await _bench(slow, database, postgres)
+    bench.watermark = _T0 + 6 * HOUR
+    running = asyncio.create_task(bench.builder(rollup_s=0.05).run())
+    async with asyncio.timeout(30):
+        while slow.slow_left or await _stored_steps(slow):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        while not (steps := await bench.steps()) or steps[-1].until < _T0 + 5 * HOUR:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    again_at_s = min(moment for moment in slow.asked_at_s if moment > slow.too_slow_at_s)
+    assert again_at_s - slow.too_slow_at_s > 0.9
+    assert await _stored_steps(slow) == {step.id for step in steps if step.rows}
+    await bench.assert_equal()
+
+
+async def test_run__another_clickhouse_of_the_same_postgresql__is_built_as_well(
+    bench: Bench, make_clickhouse: Callable[..., Any]
+) -> None:
+    other = await _bench(await make_clickhouse(), bench.database, bench.postgres)
+    bench.watermark = other.watermark = _T0 + 6 * HOUR
+    running = [asyncio.create_task(each.builder(rollup_s=0.05).run()) for each in (bench, other)]
+    async with asyncio.timeout(20):
+        while not all([await each.steps() for each in (bench, other)]):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    for task in running:
+        task.cancel()
+    assert all(
+        isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*running, return_exceptions=True)
+    )
+
+
+async def test_invalidate__same_hour_again_and_again__is_kept_as_one_row(bench: Bench) -> None:
+    builder = await bench.start()
+    for _ in range(5):
+        await bench.build(builder, _T0 + 10 * HOUR)
+        await invalidate_rollups(bench.clickhouse, _T0 + 2 * HOUR)
+        assert [step.until for step in await bench.steps()] == [_T0]
+    steps = await bench.build(builder, _T0 + 11 * HOUR)
+
+    await bench.clickhouse.command("OPTIMIZE TABLE rollup_invalidations FINAL")
+
+    assert await bench.clickhouse.rows("SELECT since, times FROM rollup_invalidations") == [
+        {"since": _T0 + 2 * HOUR, "times": 5}
+    ]
+    assert await bench.steps() == steps
+    await bench.assert_equal()
 
 
 async def test_run__until_cancelled__builds_when_an_hour_is_over(bench: Bench) -> None:

@@ -89,7 +89,7 @@ async def test_status__all_there__says_it(
 
 
 async def test_status__clickhouse_away__tells_what_postgresql_knows(
-    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLICKHOUSE_HOST", "127.0.0.1")
     monkeypatch.setenv("CLICKHOUSE_PORT", "9")
@@ -102,7 +102,6 @@ async def test_status__clickhouse_away__tells_what_postgresql_knows(
     assert status.outbox is not None
     assert status.outbox.backlog_rows is None
     assert status.reasons["watermark"] == status.reasons["dead_letters"] == "ClickHouse does not answer"
-    assert settings.pipeline
     await clickhouse.close()
 
 
@@ -132,6 +131,31 @@ async def test_status__every_server_hangs__answers_in_time(monkeypatch: pytest.M
         assert status.reasons["watermark"] == "ClickHouse does not answer"
     await database.close()
     await clickhouse.close()
+
+
+async def test_status__postgresql_alone_hangs__answers_in_time_what_clickhouse_knows(
+    database: Database,
+    clickhouse: ClickHouse,
+    postgres: asyncpg.Connection,
+    pipeline_settings: PipelineSettings,
+    loader: Loader,
+    metrics: Metrics,
+) -> None:
+    await Reconciliation(database, clickhouse, loader, pipeline_settings, metrics).round(postgres)
+    await Heartbeat(database, clickhouse, pipeline_settings).beat(postgres)
+    await drain(database, clickhouse)
+    async with _silent_server() as port:
+        hanging = Database.connect(f"postgresql+asyncpg://nobody@127.0.0.1:{port}/none", pool_size=2)
+        began_s = time.monotonic()
+
+        status = await _reader(hanging, clickhouse).read()
+
+        assert time.monotonic() - began_s < IN_TIME_S
+        assert status.clickhouse.reachable
+        assert status.dead_letters is not None
+        assert status.watermark is None
+        assert status.reasons["watermark"] == status.reasons["outbox"] == "PostgreSQL does not answer"
+    await hanging.close()
 
 
 async def test_status__slot_left_behind__shows_what_it_retains(

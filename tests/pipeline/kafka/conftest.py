@@ -28,8 +28,9 @@ from tests.service_process import ServiceProcess, running_service
 
 ROOT = Path(__file__).resolve().parents[3]
 
-# No test cuts the power. A slot that nobody reads is given up soon, so that a test can see it happen.
-POSTGRES_OPTIONS = {"fsync": "off", "shared_buffers": "64MB", "max_slot_wal_keep_size": "32MB"}
+# No test cuts the power. A slot that nobody reads is given up so soon that a test can see it happen, and late enough
+# for what is written while Connect and Kafka are killed.
+POSTGRES_OPTIONS = {"fsync": "off", "shared_buffers": "64MB", "max_slot_wal_keep_size": "256MB"}
 
 _COMMAND_WITHIN_S = 60.0
 

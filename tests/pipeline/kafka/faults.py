@@ -12,7 +12,7 @@ from app.workers.kafka_broker import KafkaBroker
 from tests.pipeline.kafka.installation import Installation
 
 # A loader may have to wait for servers that were killed before, until it has something to insert.
-INSERT_WITHIN_S = 90.0
+INSERT_WITHIN_S = 180.0
 
 
 @dataclass(frozen=True)

@@ -107,11 +107,11 @@ class Installation:
     The first loader sees ClickHouse through a proxy, which can let it be killed at a chosen moment of an insert.
     """
 
-    def __init__(self, stack: Stack, clickhouse: ClickHouseProgram, proxy: HoldingProxy, group: str) -> None:
+    def __init__(self, stack: Stack, clickhouse: ClickHouseProgram, proxy: HoldingProxy, group_id: str) -> None:
         self.stack = stack
         self.clickhouse = clickhouse
         self.proxy = proxy
-        self.group = group
+        self.group_id = group_id
         self.apis: list[Api] = []
         self.loaders: list[Loader] = []
 
@@ -129,7 +129,7 @@ class Installation:
     @property
     def variables(self) -> dict[str, str]:
         """What a worker needs besides the stack's addresses."""
-        return {**self.clickhouse.variables, "LOADER_GROUP_ID": self.group}
+        return {**self.clickhouse.variables, "LOADER_GROUP_ID": self.group_id}
 
     def create_experiment(self, key: str, *allocations: float) -> Experiment:
         """Make a running experiment."""

@@ -9,12 +9,16 @@ from uuid import UUID, uuid4
 
 import asyncpg
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.protocol.admin import DeleteGroupsRequest
 
+from app.core.clickhouse import ClickHouse
+from app.core.settings import ClickHouseSettings, LoaderSettings
+from app.pipeline.consumer import own_group
 from app.pipeline.topics import topics
 from app.workers.topic_admin import ensure_topics
 from tests.pipeline.kafka.conftest import Stack
+from tests.pipeline.kafka.installation import Installation
 from tests.pipeline.payloads import event_message
 from tests.service_process import wait_until
 
@@ -64,9 +68,16 @@ def make(stack: Stack, topic: str) -> None:
     asyncio.run(ensure_topics(stack.brokers, wanted, say=print, give_up_at=time.monotonic() + _WITHIN_S))
 
 
-def delete_group(stack: Stack, group: str) -> None:
-    """Delete the offsets of a group that has no members."""
-    asyncio.run(_delete_group(stack.brokers, group))
+def drop_records(stack: Stack, partition: TopicPartition) -> None:
+    """Have Kafka drop all that a partition holds, as it does when its retention is over."""
+    asyncio.run(_drop_records(stack.brokers, partition))
+
+
+def delete_group(installation: Installation) -> None:
+    """Delete what the loaders have committed; none may be running."""
+    brokers, group = installation.stack.brokers, asyncio.run(_group_of(installation))
+    # One that lost its connection belongs to the group for some seconds more.
+    wait_until(lambda: asyncio.run(_delete_group(brokers, group)) == 0, "the group has no members")
 
 
 def wipe_kafka(stack: Stack) -> None:
@@ -132,11 +143,24 @@ async def _delete_topics(brokers: str, names: tuple[str, ...]) -> None:
     assert {topic["error_code"] for topic in answer["topic_error_codes"]} == {0}
 
 
-async def _delete_group(brokers: str, group: str) -> None:
+async def _drop_records(brokers: str, partition: TopicPartition) -> None:
+    async with _admin(brokers) as admin:
+        await admin.delete_records({partition: RecordsToDelete(before_offset=-1)})
+
+
+async def _delete_group(brokers: str, group: str) -> int:
     async with _admin(brokers) as admin:
         # The client has no method for it. The one node is controller and coordinator, too.
         answer = (await admin._send_to_controller(DeleteGroupsRequest([group]))).to_object()
-    assert [result["error_code"] for result in answer["results"]] == [0]
+    return int(answer["results"][0]["error_code"])
+
+
+async def _group_of(installation: Installation) -> str:
+    history = await ClickHouse.connect_server(ClickHouseSettings.model_validate(installation.clickhouse.variables))
+    try:
+        return await own_group(history, LoaderSettings(LOADER_GROUP_ID=installation.group_id))
+    finally:
+        await history.close()
 
 
 @asynccontextmanager

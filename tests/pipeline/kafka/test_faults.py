@@ -3,13 +3,17 @@
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 
+from app.core.kafka import GroupConsumer
 from app.pipeline.lanes import kafka_lanes
 from tests.pipeline.kafka.conftest import Stack
 from tests.pipeline.kafka.losing import drop_slot, halt, have_slot_given_up
@@ -22,6 +26,8 @@ USERS = 20
 ROWS_PER_COMMIT = 50
 CALM_S = 1.0
 BACK_WITHIN_S = 90.0
+# A broker that is back goes on loading its groups for a moment.
+ASKED_AFTERWARDS = 1000
 
 SLOT = "SELECT wal_status FROM pg_replication_slots WHERE slot_name = 'experiments_outbox'"
 OLD_BEAT = 7
@@ -78,6 +84,26 @@ async def test_stream__connect_and_broker_killed__nothing_is_lost_doubled_or_out
     for record in reader.facts:
         arrived[record.key].append(record.id)
     assert arrived == writer.written
+
+
+async def test_group__broker_killed__is_never_told_that_it_committed_nothing(stack: Stack) -> None:
+    place = TopicPartition("experiments.event", 0)
+    consumer = GroupConsumer(bootstrap_servers=stack.brokers, group_id=f"group-{uuid4().hex[:8]}", retry_backoff_ms=5)
+    await consumer.start()
+    try:
+        consumer.assign([place])
+        await consumer.commit({place: 1})
+
+        await asyncio.to_thread(stack.pipeline.kafka.kill)
+
+        told: Counter[int | None] = Counter()
+        async with asyncio.timeout(BACK_WITHIN_S):
+            while told.total() < ASKED_AFTERWARDS:
+                with suppress(KafkaError):
+                    told[await consumer.committed(place)] += 1
+        assert told.keys() == {1}
+    finally:
+        await consumer.stop()
 
 
 async def test_stream__slot_dropped_and_offsets_kept__delivers_what_the_outbox_holds_by_itself(

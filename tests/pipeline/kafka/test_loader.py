@@ -12,10 +12,12 @@ from aiokafka import TopicPartition
 
 from app.core.clickhouse import ClickHouse
 from app.events.schemas import MAX_PROPERTIES_BYTES
+from app.pipeline.marker import find_marker, put_new_marker
+from app.pipeline.schema import migrate
 from tests.pipeline.kafka.conftest import Stack, StartLoader
 from tests.pipeline.kafka.holding import holding_proxy
 from tests.pipeline.kafka.loading import ClickHouseProgram, LoaderProcess, has_all, number, record
-from tests.pipeline.kafka.losing import delete_topics, halt, make, make_anew, produce_events, recover
+from tests.pipeline.kafka.losing import delete_topics, drop_records, halt, make, make_anew, produce_events, recover
 from tests.pipeline.outbox_run import eventually
 from tests.service_process import TOKEN, ServiceProcess, experiment_body, wait_for_history
 
@@ -197,6 +199,44 @@ async def test_loader__asked_how_it_is__says_so_and_shows_metrics_to_those_who_m
     assert (health.status_code, health.json()) == (200, {"status": "ok"})
     assert (refused.status_code, refused.headers["content-type"]) == (401, "application/problem+json")
     assert "loader_flush_duration_seconds" in shown.text
+
+
+async def test_loader__kafka_dropped_what_nobody_read__loads_the_rest_into_a_history_that_is_not_proven(
+    stack: Stack, history: ClickHouse, start_loader: StartLoader
+) -> None:
+    partition = TopicPartition("experiments.event", 0)
+    loader = await asyncio.to_thread(start_loader)
+    await eventually(lambda: _lag_is(loader, 0))
+    assert await asyncio.to_thread(loader.terminate) == 0
+    before = await put_new_marker(history)
+    dropped = await produce_events(stack.brokers, partition, 50)
+    await asyncio.to_thread(drop_records, stack, partition)
+    kept = await produce_events(stack.brokers, partition, 20)
+
+    again = await asyncio.to_thread(start_loader)
+
+    await eventually(lambda: has_all(history, kept))
+    assert not await has_all(history, dropped)
+    now = await find_marker(history)
+    assert now is not None
+    assert now.id != before.id
+    assert "loader.rows_passed_over" in again.said()
+
+
+async def test_loader__another_clickhouse_in_the_same_place__is_given_everything(
+    outbox: asyncpg.Connection, server: ClickHouseProgram, history: ClickHouse, start_loader: StartLoader
+) -> None:
+    loader = await asyncio.to_thread(start_loader)
+    ids = await record(outbox, 100)
+    await eventually(lambda: has_all(history, ids))
+    await eventually(lambda: _lag_is(loader, 0))
+
+    await asyncio.to_thread(server.kill)
+    await asyncio.to_thread(server.empty)
+    await asyncio.to_thread(server.start)
+    await migrate(history)
+
+    await eventually(lambda: has_all(history, ids))
 
 
 def test_loader__settings_missing__says_which_and_ends(stack: Stack) -> None:

@@ -95,11 +95,11 @@ def test_kafka_wiped__connect_restarted_and_recovered__all_arrives(stack: Stack,
         recover(stack)
 
 
-def test_loader_s_offsets_lost__nothing_is_done__all_arrives(stack: Stack, installation: Installation) -> None:
+def test_loader_s_offsets_lost__nothing_is_done__all_arrives(installation: Installation) -> None:
     with nothing_missing(installation):
         installation.loaders[0].stop()
         time.sleep(WRITING_S)
-        delete_group(stack, installation.group)
+        delete_group(installation)
         installation.loaders[0].start()
 
 

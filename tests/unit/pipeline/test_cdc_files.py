@@ -91,6 +91,13 @@ def test_exactly_once__worker_and_connector__both_ask_for_it() -> None:
     assert BROKER["auto.create.topics.enable"] == "false"
 
 
+def test_offsets__of_groups_without_members__outlast_dead_letters() -> None:
+    letters = next(topic for topic in topics() if topic.name == "experiments.dead-letters")
+
+    kept_ms = int(BROKER["offsets.retention.minutes"]) * 60_000
+    assert kept_ms > int(letters.config["retention.ms"])
+
+
 def test_files__every_one__mentions_no_secret_and_no_place_of_one_machine() -> None:
     for path in sorted(FOLDER.iterdir()):
         text = path.read_text()

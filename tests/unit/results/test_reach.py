@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.results.observed import MOST_AHEAD
+from app.events.messages import MOST_AHEAD
 from app.results.reach import reaches
 
 _GIVEN_UP = datetime(2026, 3, 1, tzinfo=UTC)

@@ -1,5 +1,6 @@
 """Which steps hold, and where the next one ends."""
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -17,6 +18,7 @@ from app.rollups.steps import (
     next_end,
     seen_before,
     steps_below,
+    stretches,
     valid_steps,
 )
 
@@ -42,18 +44,19 @@ def test_built_until__no_steps__is_the_origin() -> None:
 def test_valid_steps__rows_changed_since_a_moment__steps_with_such_rows_and_later_ones_are_void(
     invalidated: list[datetime], left: int
 ) -> None:
-    assert valid_steps(_CHAIN, invalidated) == _CHAIN[:left]
+    assert valid_steps(_CHAIN, dict.fromkeys(invalidated, 1)) == _CHAIN[:left]
 
 
 def test_valid_steps__invalidation_was_known__step_holds() -> None:
     rebuilt = [*_CHAIN[:2], _step(_T0 + 5 * HOUR, _T0 + 7 * HOUR, seen=1)]
 
-    assert valid_steps(rebuilt, [_T0 + 5 * HOUR]) == rebuilt
-    assert valid_steps(rebuilt, [_T0 + 5 * HOUR, _T0 + 6 * HOUR]) == rebuilt[:2]
+    assert valid_steps(rebuilt, {_T0 + 5 * HOUR: 1}) == rebuilt
+    assert valid_steps(rebuilt, {_T0 + 5 * HOUR: 2}) == rebuilt[:2]
+    assert valid_steps(rebuilt, {_T0 + 6 * HOUR: 1, _T0 + 5 * HOUR: 1}) == rebuilt[:2]
 
 
 def test_seen_before__counts_what_concerns_earlier_rows() -> None:
-    assert seen_before(_T0, [_T0, _T0 - HOUR, _T0 + HOUR]) == 1
+    assert seen_before(_T0, {_T0: 1, _T0 - HOUR: 2, _T0 - DAY: 3, _T0 + HOUR: 4}) == 5
 
 
 def test_steps_below__step_reaches_the_watermark__counts() -> None:
@@ -68,6 +71,29 @@ def test_next_end__much_waits__takes_whole_days_up_to_the_most_rows() -> None:
     assert next_end(_T0 + 2 * DAY, _T0 + 5 * DAY + HOUR, rows, most_rows=1) == _T0 + 3 * DAY
     assert next_end(_T0 + 2 * DAY, _T0 + 5 * DAY + HOUR, rows, most_rows=1000) == _T0 + 5 * DAY
     assert next_end(_T0 + 5 * DAY, _T0 + 5 * DAY + HOUR, rows, most_rows=1) == _T0 + 5 * DAY + HOUR
+
+
+def test_stretches__many_rows_long_ago__are_cut_between_days() -> None:
+    rows = {_T0 + day * DAY: rows for day, rows in {0: 10, 1: 10, 5: 5, 7: 100, 8: 1}.items()}
+
+    assert stretches({}, most_rows=10) == []
+    assert stretches(rows, most_rows=25) == [
+        (_T0, _T0 + 6 * DAY),
+        (_T0 + 7 * DAY, _T0 + 8 * DAY),
+        (_T0 + 8 * DAY, _T0 + 9 * DAY),
+    ]
+    assert len(stretches(rows, most_rows=0)) == len(rows)
+
+
+def test_valid_steps__thousands_of_invalidations__takes_no_time() -> None:
+    invalidated = dict.fromkeys((_T0 - number * HOUR for number in range(43_000)), 1)
+    steps = [_step(ORIGIN, _T0 + HOUR, seen=43_000)]
+    steps += [_step(_T0 + n * HOUR, _T0 + (n + 1) * HOUR, seen=43_000) for n in range(1, 1000)]
+    began_s = time.monotonic()
+
+    assert valid_steps(steps, invalidated) == steps
+
+    assert time.monotonic() - began_s < 1
 
 
 @given(
