@@ -12,6 +12,11 @@ from pydantic_settings import SettingsError as UnreadableSetting
 
 _PLACEHOLDER_SECRETS = frozenset({"", "change-me", "changeme", "secret", "default", "development", "test"})
 _MIN_SECRET_LENGTH = 16
+# A hundred years; leaving a retention out means for ever.
+_MOST_DAYS = 36_500
+_LAST_PORT = 65_535
+# A name or an address, without a scheme and without a port.
+_HOST = r"^(\[[0-9A-Fa-f:.%]+\]|[0-9A-Fa-f]*:[0-9A-Fa-f:.]+|[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?)$"
 _ENV_FILE = ".env"
 _FIELD_NAMED = re.compile(r'field "(\w+)"')
 
@@ -86,7 +91,7 @@ class RedisSettings(_Group):
 class ClickHouseSettings(_Group):
     """ClickHouse, the history. Without a host the engine runs inside this process."""
 
-    host: str | None = Field(default=None, validation_alias="CLICKHOUSE_HOST")
+    host: str | None = Field(default=None, pattern=_HOST, validation_alias="CLICKHOUSE_HOST")
     port: Annotated[int, Field(ge=1, le=65535)] = Field(default=8123, validation_alias="CLICKHOUSE_PORT")
     database: str = Field(
         default="experiments",
@@ -113,6 +118,15 @@ class KafkaSettings(_Group):
     """Kafka, between the outbox and ClickHouse. Without it the relay reads the outbox itself."""
 
     bootstrap_servers: str | None = Field(default=None, validation_alias="KAFKA_BOOTSTRAP_SERVERS")
+
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _hosts_and_ports(cls, servers: str | None) -> str | None:
+        for server in () if servers is None else servers.split(","):
+            host, _, port = server.strip().rpartition(":")
+            if re.match(_HOST, host) is None or not (port.isdecimal() and 0 < int(port) <= _LAST_PORT):
+                raise ValueError("must be host:port, or several with commas, as in kafka-1:9092,kafka-2:9092")
+        return servers
 
 
 class RateLimitSettings(_Group):
@@ -166,14 +180,16 @@ class PipelineSettings(_Group):
     )
     relay_idle_s: Annotated[float, Field(gt=0, le=60)] = Field(default=0.25, validation_alias="RELAY_IDLE_SECONDS")
     heartbeat_s: Annotated[float, Field(gt=0, le=60)] = Field(default=1.0, validation_alias="HEARTBEAT_SECONDS")
-    outbox_retention_days: Annotated[int, Field(ge=1)] = Field(default=7, validation_alias="OUTBOX_RETENTION_DAYS")
+    outbox_retention_days: Annotated[int, Field(ge=1, le=_MOST_DAYS)] = Field(
+        default=7, validation_alias="OUTBOX_RETENTION_DAYS"
+    )
     reconcile_s: Annotated[float, Field(gt=0, le=3600)] = Field(default=60, validation_alias="RECONCILE_SECONDS")
     # Unset: PostgreSQL keeps all events.
-    events_retention_days: Annotated[int, Field(ge=1)] | None = Field(
+    events_retention_days: Annotated[int, Field(ge=1, le=_MOST_DAYS)] | None = Field(
         default=None, validation_alias="EVENTS_RETENTION_DAYS"
     )
     # Unset: ClickHouse keeps all events. It drops them by months.
-    history_retention_days: Annotated[int, Field(ge=31)] | None = Field(
+    history_retention_days: Annotated[int, Field(ge=31, le=_MOST_DAYS)] | None = Field(
         default=None, validation_alias="HISTORY_RETENTION_DAYS"
     )
     # Whether results are counted ahead by hours and days, and how often it is looked whether another hour is over.
@@ -184,7 +200,9 @@ class PipelineSettings(_Group):
 class LoaderSettings(_Group):
     """The way from Kafka to ClickHouse: who consumes, and after how much is flushed."""
 
-    group_id: str = Field(default="experiments-loader", min_length=1, validation_alias="LOADER_GROUP_ID")
+    group_id: str = Field(
+        default="experiments-loader", pattern=r"^[A-Za-z0-9._-]{1,200}$", validation_alias="LOADER_GROUP_ID"
+    )
     # A flush is one block of one insert in ClickHouse, which these bounds keep it to.
     flush_rows: Annotated[int, Field(ge=1, le=100_000)] = Field(default=20_000, validation_alias="LOADER_FLUSH_ROWS")
     flush_bytes: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = Field(

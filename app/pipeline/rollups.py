@@ -292,7 +292,8 @@ class RollupBuilder:
         await connection.fetchval(_STILL_CONNECTED)  # Whose connection is lost has lost the lock.
         await self._put(Manifest(tuple(steps), self._retired(rollups.manifest, steps)))
         self._metrics.rollups_built_until.set(built_until(steps).timestamp())
-        log.info("rollups.built", since=steps[-1].since, until=steps[-1].until, rows=steps[-1].rows)
+        last = steps[-1]
+        log.info("rollups.built", since=last.since.isoformat(), until=last.until.isoformat(), rows=last.rows)
 
     def _retired(self, manifest: Manifest, steps: Sequence[Step]) -> tuple[Retired, ...]:
         kept = {step.id for step in steps}

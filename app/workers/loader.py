@@ -3,6 +3,7 @@
 Any number of these may run; they share the partitions.
 """
 
+import argparse
 import asyncio
 import contextlib
 import logging
@@ -10,7 +11,7 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -41,8 +42,13 @@ class _Parts:
     consumer: Consumer
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run until told to stop; returns the exit code."""
+    argparse.ArgumentParser(
+        prog="python -m app.workers.loader",
+        description="Bring Kafka's messages to ClickHouse, as one of a group, until told to stop. It serves /health,"
+        " /ready and /metrics on HOST:PORT; all settings are environment variables, see .env.example.",
+    ).parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Being terminated is as orderly as Ctrl-C.
     try:
         settings = Settings.from_environment()

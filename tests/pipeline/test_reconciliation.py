@@ -391,6 +391,25 @@ async def test_standing__older_copy_of_clickhouse_put_in_place__is_unproven(
     assert adopted.id != old.id
 
 
+async def test_standing__older_copy_that_lacks_rows_of_this_hour__is_proven_once_it_has_them(
+    database: Database, clickhouse: ClickHouse, postgres: asyncpg.Connection, reconcile: Reconcile
+) -> None:
+    await reconcile()
+    old = await find_marker(clickhouse)
+    assert old is not None
+    await reconcile()
+    now: datetime = await postgres.fetchval("SELECT clock_timestamp()")
+    ids = await store_events_at(postgres, [*SPREAD, now], in_outbox=False)
+    await clickhouse.command("TRUNCATE TABLE history_marker")
+    await clickhouse.command(f"INSERT INTO history_marker VALUES ('{old.id}', {old.generation})")
+
+    while not (await reconcile()).proven:
+        assert not await Standing(database).is_proven(await find_marker(clickhouse))
+
+    assert await Standing(database).is_proven(await find_marker(clickhouse))
+    assert set(await column(clickhouse, "SELECT event_id FROM events FINAL")) == set(ids)
+
+
 async def test_standing__new_marker_put__ends_at_once_what_was_proven(
     database: Database, clickhouse: ClickHouse, reconcile: Reconcile
 ) -> None:

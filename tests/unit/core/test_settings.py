@@ -160,3 +160,34 @@ def test_settings__printed__show_no_secret(bare_environment: pytest.MonkeyPatch)
     shown = repr(Settings.from_environment())
     assert "sesame" not in shown
     assert "token-that-is-secret" not in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("EVENTS_RETENTION_DAYS", "1000000"),
+        ("HISTORY_RETENTION_DAYS", "99999999999"),
+        ("OUTBOX_RETENTION_DAYS", "99999999999"),
+        ("CLICKHOUSE_HOST", "http://ch:8123"),
+        ("CLICKHOUSE_HOST", "ch:8123"),
+        ("KAFKA_BOOTSTRAP_SERVERS", ","),
+        ("KAFKA_BOOTSTRAP_SERVERS", "kafka"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "http://kafka:9092"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "kafka:99999"),
+        ("LOADER_GROUP_ID", " "),
+    ],
+)
+def test_settings__value_that_cannot_work__is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    _set(monkeypatch, **{name: value})
+
+    with pytest.raises(SettingsError, match=f"^{name}: "):
+        Settings.from_environment()
+
+
+@pytest.mark.parametrize("servers", ["kafka:9092", "kafka-1:9092, 10.0.0.1:9093", "[::1]:9092"])
+def test_settings__kafka_addresses__are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch, servers: str) -> None:
+    _set(monkeypatch, KAFKA_BOOTSTRAP_SERVERS=servers)
+
+    assert Settings.from_environment().kafka.bootstrap_servers == servers
