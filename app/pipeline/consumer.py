@@ -20,6 +20,7 @@ from app.pipeline.marker import put_new_marker
 from app.pipeline.positions import target
 from app.pipeline.records import aggregatetypes, read
 from app.pipeline.stopping import unless
+from app.pipeline.watermark import lanes_heard_from
 
 log = structlog.get_logger()
 
@@ -124,6 +125,7 @@ class Consumer:
             self._metrics,
             self._stopping,
             end_proof=partial(put_new_marker, self._clickhouse),
+            lanes_heard_from=partial(lanes_heard_from, self._clickhouse),
         )
         try:
             consumer.subscribe(sorted(aggregatetypes()), listener=session)

@@ -12,7 +12,7 @@ meanwhile, because the client's heartbeats are a task of their own.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 
 import structlog
 from aiokafka import ConsumerRebalanceListener, TopicPartition
@@ -29,6 +29,7 @@ from app.core.kafka import GroupConsumer
 from app.core.metrics import Metrics
 from app.core.settings import LoaderSettings
 from app.pipeline.buffering import Buffer
+from app.pipeline.lanes import lane_of
 from app.pipeline.loading import Loading
 from app.pipeline.records import Record
 from app.pipeline.stopping import unless
@@ -54,7 +55,7 @@ class Session(ConsumerRebalanceListener):  # type: ignore[misc]  # The client le
     """One membership in the group, from joining to leaving.
 
     `end_proof` has the history count as one that nobody has compared yet; it is called before anything is loaded from
-    behind a gap.
+    behind a gap. `lanes_heard_from` tells of which lanes ClickHouse holds a beat.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Session(ConsumerRebalanceListener):  # type: ignore[misc]  # The client le
         stopping: asyncio.Event,
         *,
         end_proof: Callable[[], Awaitable[object]],
+        lanes_heard_from: Callable[[], Awaitable[Collection[int]]],
     ) -> None:
         self._consumer = consumer
         self._loading = loading
@@ -73,6 +75,7 @@ class Session(ConsumerRebalanceListener):  # type: ignore[misc]  # The client le
         self._metrics = metrics
         self._stopping = stopping
         self._end_proof = end_proof
+        self._lanes_heard_from = lanes_heard_from
         self._filling = self._empty()
         self._flushing: Buffer[TopicPartition, Record] | None = None
         self._flush: asyncio.Task[None] | None = None
@@ -156,6 +159,9 @@ class Session(ConsumerRebalanceListener):  # type: ignore[misc]  # The client le
         asked = set(self._consumer.assignment()) - self._begun | places
         starts, committed = await asyncio.gather(self._consumer.beginning_offsets(asked), self._offsets(asked))
         gaps = {place for place in asked if (committed[place] or 0) < starts[place]}
+        # No offset where a beat came through before: the topic was made again, and what nobody had read is gone.
+        heard = await self._lanes_heard_from()
+        gaps |= {place for place in asked if committed[place] is None and lane_of(*place) in heard}
         if read_before:
             gaps |= places
         if gaps:

@@ -49,7 +49,12 @@ def kafka_lanes() -> tuple[Lane, ...]:
 
 def came_through(payload: bytes, topic: str, partition: int) -> bool:
     """Tell whether a valid beat's payload names the lane of the partition that it came through."""
-    return msgspec.json.decode(payload, type=_LaneOf).lane == _lane_numbers().get((topic, partition))
+    return msgspec.json.decode(payload, type=_LaneOf).lane == lane_of(topic, partition)
+
+
+def lane_of(topic: str, partition: int) -> int | None:
+    """Return the number of the lane that this partition is, `None` if it carries no rows."""
+    return _lane_numbers().get((topic, partition))
 
 
 def key_for(partition: int, partitions: int) -> str:

@@ -92,6 +92,16 @@ async def watermark(clickhouse: ClickHouse, lanes: Sequence[Lane] = RELAY_LANES)
     return moment
 
 
+async def lanes_heard_from(clickhouse: ClickHouse) -> frozenset[int]:
+    """Return the lanes of which ClickHouse holds a beat.
+
+    Raises:
+        ClickHouseUnavailable: it cannot be reached.
+    """
+    rows = await clickhouse.rows("SELECT DISTINCT lane FROM heartbeats")
+    return frozenset(row["lane"] for row in rows)
+
+
 class Heartbeat:
     """Writes heartbeats; one process at a time does, for everybody."""
 

@@ -105,7 +105,8 @@ def _refuse(settings: Settings, options: argparse.Namespace) -> None:
     if settings.database.url is None or settings.clickhouse.host is None:
         raise RebuildFailed(
             "DATABASE_URL and CLICKHOUSE_HOST: must be set. With the embedded engine stop the service, delete the"
-            " folder clickhouse in DATA_DIR and start it: it fills the history by itself"
+            " folder clickhouse in DATA_DIR and start it: it fills the history by itself, but for events that"
+            " EVENTS_RETENTION_DAYS has dropped, which that folder alone has"
         )
     if settings.clickhouse.cluster is not None:
         raise RebuildFailed(

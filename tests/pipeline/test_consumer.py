@@ -1,10 +1,12 @@
 """The consumer without Kafka: what it inserts, when it commits, and how much it holds."""
 
 import asyncio
+import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,10 +21,11 @@ from app.core.settings import LoaderSettings
 from app.pipeline.buffering import Buffer
 from app.pipeline.consumer import own_group
 from app.pipeline.consumer_session import OffsetsLost, Session, source_of
-from app.pipeline.lanes import kafka_lanes
+from app.pipeline.lanes import kafka_lanes, lane_of
 from app.pipeline.loading import DeadLetter, Loading
 from app.pipeline.messages import Message
 from app.pipeline.records import Record, aggregatetypes, read
+from app.pipeline.watermark import lanes_heard_from
 from app.results.cold import ColdStore
 from app.results.values import Metric, Observations, Question, Subject
 from tests.pipeline.outbox_run import column, eventually
@@ -268,6 +271,25 @@ async def test_session__all_rows_kept__leaves_the_proof(
     assert await column(clickhouse, "SELECT count() FROM events") == [50 - (committed or 0)]
 
 
+async def test_session__no_offset_where_a_beat_came_through__ends_the_proof_before_anything_is_loaded(
+    clickhouse: ClickHouse, metrics: Metrics
+) -> None:
+    moment = "2026-01-01T00:00:00Z"
+    beat = {"lane": lane_of(*EVENTS), "beat": 1, "watermark": moment, "ingested_at": moment}
+    await clickhouse.insert_json("heartbeats", [json.dumps(beat).encode()])
+    kafka = FakeKafka([event_message(number) for number in range(1, 51)])
+    proof = FakeProof(clickhouse)
+    session, stopping = _session(kafka, clickhouse, metrics, rows=100, proof=proof)
+
+    consuming = asyncio.create_task(session.consume())
+    await eventually(lambda: _equals(lambda: kafka.offsets, {EVENTS: 50}))
+    stopping.set()
+    await consuming
+    await session.close()
+
+    assert proof.loaded_by_then == [0]
+
+
 async def test_session__told_to_stop_while_the_group_changes__ends_soon(
     clickhouse: ClickHouse, metrics: Metrics
 ) -> None:
@@ -420,7 +442,8 @@ def _session(
     loading = Loading(clickhouse, metrics, read=read, dead_letters=FakeDeadLetters())
     stopping = asyncio.Event()
     end_proof = (proof or FakeProof(clickhouse)).end
-    return Session(kafka, loading, limits, metrics, stopping, end_proof=end_proof), stopping
+    heard = partial(lanes_heard_from, clickhouse)
+    return Session(kafka, loading, limits, metrics, stopping, end_proof=end_proof, lanes_heard_from=heard), stopping
 
 
 async def _deliver(

@@ -4,6 +4,7 @@ import random
 import threading
 import time
 import uuid
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -97,7 +98,7 @@ class Ledger:
         return bisect_right(self.experiments[experiment].acknowledged_at, moment)
 
 
-class _Worker(threading.Thread):
+class _Worker(threading.Thread, ABC):
     """Does something over and over until it is stopped; what goes wrong in it is raised by `working`."""
 
     def __init__(self, name: str, urls: Sequence[str], ledger: Ledger, seed: int) -> None:
@@ -122,8 +123,9 @@ class _Worker(threading.Thread):
         except BaseException as error:  # noqa: BLE001  # The test raises it in its own thread.
             self.failure = error
 
+    @abstractmethod
     def turn(self, number: int) -> None:
-        raise NotImplementedError
+        """Do one round of this client's work."""
 
     def some_url(self) -> str:
         """Return any process of the service, as a balancer does."""

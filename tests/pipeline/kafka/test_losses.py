@@ -78,10 +78,6 @@ def test_connect_offsets_lost__nothing_is_done__all_arrives(stack: Stack, instal
         time.sleep(WRITING_S)
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="until the rows of a deleted topic are sent again, a beat through the new one may lift the watermark",
-)
 def test_topics_deleted__recovered__all_arrives(stack: Stack, installation: Installation) -> None:
     installation.loaders[0].stop()  # So that Kafka holds rows that nobody has read.
     with nothing_missing(installation):
