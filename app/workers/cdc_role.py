@@ -11,6 +11,7 @@ import asyncpg
 from sqlalchemy import make_url
 
 from app.core.settings import SettingsError
+from app.workers.command import CommandFailed, exit_code_of, one_line, say
 from app.workers.settings import CdcSettings
 
 _CONNECT_TIMEOUT_S = 10
@@ -22,21 +23,16 @@ _EXISTS = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)"
 _QUOTED = "SELECT quote_ident($1) AS role, quote_literal($2) AS verifier, quote_ident(current_database()) AS database"
 
 
-class RoleFailed(Exception):
-    """The role cannot be set up; the message is one clear line."""
-
-
 def main() -> int:
     """Set the role up; returns the exit code."""
-    try:
+
+    def work() -> None:
         settings = CdcSettings.from_environment()
         url, password = _given(settings)
         asyncio.run(set_up_role(url, settings.user, password))
-    except (SettingsError, RoleFailed) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    sys.stdout.write(f"role {settings.user}: may log in and read the outbox's changes\n")
-    return 0
+        say(f"role {settings.user}: may log in and read the outbox's changes")
+
+    return exit_code_of(work)
 
 
 def _given(settings: CdcSettings) -> tuple[str, str]:
@@ -51,7 +47,7 @@ async def set_up_role(database_url: str, role: str, password: str) -> None:
     """Make the role if need be, and give it its rights and this password; the schema must be up to date.
 
     Raises:
-        RoleFailed: PostgreSQL cannot be reached, or the user of the URL may not do this.
+        CommandFailed: PostgreSQL cannot be reached, or the user of the URL may not do this.
     """
     url = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
     try:
@@ -62,8 +58,8 @@ async def set_up_role(database_url: str, role: str, password: str) -> None:
         finally:
             await connection.close()
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise RoleFailed(
-            f"role {role} cannot be set up: {' '.join(str(error).split())}. An administrator can do it with the SQL"
+        raise CommandFailed(
+            f"role {role} cannot be set up: {one_line(error)}. An administrator can do it with the SQL"
             " in debezium/README.md."
         ) from error
 

@@ -22,13 +22,14 @@ from sqlalchemy import make_url
 
 from app.core.logging import configure_logging
 from app.core.migrations import migrate
-from app.core.settings import Settings, SettingsError
+from app.core.settings import Settings
 from app.embedded.data_folder import DataFolder
 from app.embedded.errors import EmbeddedError
 from app.embedded.postgres import EmbeddedPostgres
 from app.embedded.stack import ADDRESSES_FILE
 from app.embedded.valkey import EmbeddedValkey
-from app.workers.cdc_role import RoleFailed, set_up_role
+from app.workers.cdc_role import set_up_role
+from app.workers.command import exit_code_of, say
 from app.workers.connect_worker import ConnectWorker
 from app.workers.connector import ConnectorFailed
 from app.workers.jars import JARS_FOLDER, Jars, build_jars
@@ -70,7 +71,7 @@ class LocalPipeline:
 
         Raises:
             EmbeddedError: a server cannot be started.
-            RoleFailed, TopicsError, ConnectorFailed: Debezium cannot be set up.
+            CommandFailed, TopicsError, ConnectorFailed: Debezium cannot be set up.
         """
         addresses = self._start_servers()
         settings = CdcSettings.model_validate({**addresses, **_source(addresses["DATABASE_URL"])})
@@ -127,52 +128,44 @@ def _source(database_url: str) -> dict[str, Any]:
 def main() -> int:
     """Run until told to stop; returns the exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Being terminated is as orderly as Ctrl-C.
-    try:
+
+    def work() -> None:
         settings = Settings.from_environment()
         configure_logging("WARNING", readable=sys.stderr.isatty())
         _run(settings.server.data_dir)
-    except (SettingsError, EmbeddedError, RoleFailed, TopicsError, ConnectorFailed) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+
+    return exit_code_of(work, EmbeddedError, TopicsError, ConnectorFailed)
 
 
 def _run(data_dir: Path) -> None:
-    _say("looking for the jars of Kafka and Debezium (built once; that takes a minute)")
+    say("looking for the jars of Kafka and Debezium (built once; that takes a minute)")
     jars = build_jars(JARS_FOLDER)
     data_dir.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
     folder = DataFolder.open(data_dir / FOLDER)
     try:
-        pipeline = LocalPipeline(folder, jars, say=_say)
+        pipeline = LocalPipeline(folder, jars, say=say)
         try:
             _announce(pipeline.start(), folder)
             threading.Event().wait()
         finally:
-            _say("stopping")
+            say("stopping")
             pipeline.stop()
-            _say("stopped")
+            say("stopped")
     finally:
         folder.close()
 
 
 def _announce(addresses: Mapping[str, str], folder: DataFolder) -> None:
     for name, value in addresses.items():
-        _say(f"{name}={_without_password(name, value)}")
-    _say(f"ready: the addresses with their passwords are in {folder.path / ADDRESSES_FILE}")
-    _say(f"for the rest of the way: set -a; . {folder.path / ADDRESSES_FILE}; set +a; make run")
+        say(f"{name}={_without_password(name, value)}")
+    say(f"ready: the addresses with their passwords are in {folder.path / ADDRESSES_FILE}")
+    say(f"for the rest of the way: set -a; . {folder.path / ADDRESSES_FILE}; set +a; make run")
 
 
 def _without_password(name: str, value: str) -> str:
     if name == "CDC_DATABASE_PASSWORD":
         return "***"
     return make_url(value).render_as_string() if name.endswith("_URL") and "@" in value else value
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

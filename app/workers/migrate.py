@@ -1,6 +1,5 @@
 """`python -m app.workers.migrate`: bring PostgreSQL and ClickHouse up to date, and end."""
 
-import argparse
 import asyncio
 import logging
 import sys
@@ -16,17 +15,13 @@ from app.core.clickhouse import ClickHouse, ClickHouseRefused, ClickHouseUnavail
 from app.core.db import is_unavailability
 from app.core.logging import configure_logging
 from app.core.migrations import migrate as migrate_postgres
-from app.core.settings import ClickHouseSettings, Settings, SettingsError
+from app.core.settings import ClickHouseSettings, Settings
 from app.pipeline import schema
+from app.workers.command import CommandFailed, exit_code_of, one_line, say, wait_s_of
 
-_DEFAULT_WAIT_S = 120.0
 _RETRY_AFTER_S = 1.0
 # What PostgreSQL says while it starts or stops, and while it has no connection to spare.
 _NOT_NOW = (asyncpg.CannotConnectNowError, asyncpg.AdminShutdownError, asyncpg.TooManyConnectionsError)
-
-
-class MigrationFailed(Exception):
-    """A server is away or refused; the message is one clear line."""
 
 
 class _Away(Exception):
@@ -35,36 +30,22 @@ class _Away(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Migrate both servers; returns the exit code."""
-    wait_s = _wait_s(arguments)
-    try:
+    wait_s = wait_s_of(
+        arguments,
+        prog="python -m app.workers.migrate",
+        description="Bring the PostgreSQL of DATABASE_URL and the ClickHouse of CLICKHOUSE_HOST up to date."
+        " Running it again, or twice at once, does no harm.",
+        servers="servers that do not answer yet",
+    )
+
+    def work() -> None:
         settings = Settings.from_environment()
         configure_logging(settings.observability.log_level, readable=sys.stderr.isatty())
         # It reports each attempt; we do once.
         logging.getLogger("urllib3").setLevel(logging.ERROR)
         asyncio.run(_migrate(settings, wait_s))
-    except (SettingsError, MigrationFailed) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
 
-
-def _wait_s(arguments: Sequence[str] | None) -> float:
-    parser = argparse.ArgumentParser(
-        prog="python -m app.workers.migrate",
-        description="Bring the PostgreSQL of DATABASE_URL and the ClickHouse of CLICKHOUSE_HOST up to date."
-        " Running it again, or twice at once, does no harm.",
-    )
-    parser.add_argument(
-        "--wait",
-        type=float,
-        default=_DEFAULT_WAIT_S,
-        metavar="SECONDS",
-        help="how long to wait for servers that do not answer yet (default: %(default)g)",
-    )
-    wait_s: float = parser.parse_args(arguments).wait
-    return wait_s
+    return exit_code_of(work)
 
 
 async def _migrate(settings: Settings, wait_s: float) -> None:
@@ -72,17 +53,17 @@ async def _migrate(settings: Settings, wait_s: float) -> None:
     host = _required("CLICKHOUSE_HOST", settings.clickhouse.host)
     give_up_at = time.monotonic() + wait_s
     await _until_it_answers(lambda: _postgres(url), f"PostgreSQL at {_address(url)}", give_up_at)
-    _say("PostgreSQL is up to date")
+    say("PostgreSQL is up to date")
     clickhouse = f"ClickHouse at {host}:{settings.clickhouse.port}"
     await _until_it_answers(lambda: _clickhouse(settings.clickhouse), clickhouse, give_up_at)
-    _say("ClickHouse is up to date")
+    say("ClickHouse is up to date")
 
 
 async def _until_it_answers(attempt: Callable[[], Awaitable[None]], server: str, give_up_at: float) -> None:
     """Try until it works, since a server that goes away in the middle may come back as well.
 
     Raises:
-        MigrationFailed: the server did not answer in time, or refused.
+        CommandFailed: the server did not answer in time, or refused.
     """
     waiting = False
     while True:
@@ -90,11 +71,11 @@ async def _until_it_answers(attempt: Callable[[], Awaitable[None]], server: str,
             return await attempt()
         except _Away as away:
             if time.monotonic() + _RETRY_AFTER_S >= give_up_at:
-                raise MigrationFailed(f"{server} does not answer: {away}") from away
+                raise CommandFailed(f"{server} does not answer: {away}") from away
         except (DBAPIError, asyncpg.PostgresError, CommandError, ClickHouseRefused, schema.SchemaError) as refusal:
-            raise MigrationFailed(f"{server} cannot be migrated: {_one_line(refusal)}") from refusal
+            raise CommandFailed(f"{server} cannot be migrated: {one_line(refusal)}") from refusal
         if not waiting:
-            _say(f"waiting for {server}")
+            say(f"waiting for {server}")
             waiting = True
         await asyncio.sleep(_RETRY_AFTER_S)
 
@@ -103,10 +84,10 @@ async def _postgres(url: str) -> None:
     try:
         await migrate_postgres(url)
     except (OSError, TimeoutError, *_NOT_NOW) as error:
-        raise _Away(_one_line(error)) from error
+        raise _Away(one_line(error)) from error
     except DBAPIError as error:
         if is_unavailability(error):
-            raise _Away(_one_line(error)) from error
+            raise _Away(one_line(error)) from error
         raise
 
 
@@ -115,14 +96,14 @@ async def _clickhouse(settings: ClickHouseSettings) -> None:
     try:
         await schema.migrate(client)
     except ClickHouseUnavailable as error:
-        raise _Away(_one_line(_root(error))) from error
+        raise _Away(one_line(_root(error))) from error
     finally:
         await client.close()
 
 
 def _required(name: str, value: str | None) -> str:
     if value is None:
-        raise MigrationFailed(f"{name}: must be set; an embedded server is migrated by the service that starts it")
+        raise CommandFailed(f"{name}: must be set; an embedded server is migrated by the service that starts it")
     return value
 
 
@@ -136,16 +117,6 @@ def _root(error: BaseException) -> BaseException:
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return error
-
-
-def _one_line(error: BaseException) -> str:
-    said = error.orig if isinstance(error, DBAPIError) else error
-    return " ".join(str(said).split()) or type(said).__name__
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

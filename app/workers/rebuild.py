@@ -14,7 +14,7 @@ from app.core.clickhouse import ClickHouse, ClickHouseRefused, ClickHouseUnavail
 from app.core.db import Database, StoreUnavailable
 from app.core.logging import configure_logging
 from app.core.metrics import Metrics
-from app.core.settings import Settings, SettingsError
+from app.core.settings import Settings
 from app.pipeline.exclusive import own_connection
 from app.pipeline.kafka_history import load_from_kafka
 from app.pipeline.kafka_offsets import KafkaUnavailable
@@ -23,6 +23,7 @@ from app.pipeline.loader import Loader
 from app.pipeline.marker import Standing, find_marker
 from app.pipeline.rebuilding import CannotRebuild, NewTables, Rebuilding
 from app.pipeline.reconciliation import Reconciliation
+from app.workers.command import CommandFailed, exit_code_of, one_line, say
 
 # An answer takes no longer than ClickHouse is given for it, and a moment.
 _MOMENT_S = 5.0
@@ -30,22 +31,16 @@ _LOOK_EVERY_S = 1.0
 _PROVEN_WITHIN_S = 24 * 3600.0
 
 
-class RebuildFailed(Exception):
-    """A server is away or refused, or it is no time for it; the message is one clear line."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Rebuild; returns 0 when the new tables hold everything, 1 otherwise."""
     options = _options(arguments)
-    try:
+
+    def work() -> int:
         settings = Settings.from_environment()
         configure_logging("CRITICAL", readable=sys.stderr.isatty())  # The lines printed say it all.
         return asyncio.run(_rebuild(settings, options))
-    except (SettingsError, RebuildFailed) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        return 130
+
+    return exit_code_of(work)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -92,29 +87,29 @@ async def _rebuild(settings: Settings, options: argparse.Namespace) -> int:
             connection = await stack.enter_async_context(own_connection(database))
             return await _run(settings, options, database, connection, clickhouse, new_tables)
         except CannotRebuild as error:
-            raise RebuildFailed(str(error)) from error
+            raise CommandFailed(str(error)) from error
         except KafkaUnavailable as error:
-            raise RebuildFailed(error.detail) from error
+            raise CommandFailed(error.detail) from error
         except (ClickHouseUnavailable, ClickHouseRefused) as error:
-            raise RebuildFailed(f"ClickHouse: {error}") from error
+            raise CommandFailed(f"ClickHouse: {error}") from error
         except (StoreUnavailable, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            raise RebuildFailed(f"PostgreSQL: {' '.join(str(error).split())}") from error
+            raise CommandFailed(f"PostgreSQL: {one_line(error)}") from error
 
 
 def _refuse(settings: Settings, options: argparse.Namespace) -> None:
     if settings.database.url is None or settings.clickhouse.host is None:
-        raise RebuildFailed(
+        raise CommandFailed(
             "DATABASE_URL and CLICKHOUSE_HOST: must be set. With the embedded engine stop the service, delete the"
             " folder clickhouse in DATA_DIR and start it: it fills the history by itself, but for events that"
             " EVENTS_RETENTION_DAYS has dropped, which that folder alone has"
         )
     if settings.clickhouse.cluster is not None:
-        raise RebuildFailed(
+        raise CommandFailed(
             "CLICKHOUSE_CLUSTER: tables of a cluster cannot be exchanged in one step. Run python -m"
             " app.workers.reconcile --anew with the tables that are wrong, which empties and fills them"
         )
     if options.from_kafka and settings.kafka.bootstrap_servers is None:
-        raise RebuildFailed("KAFKA_BOOTSTRAP_SERVERS: must be set for --from-kafka")
+        raise CommandFailed("KAFKA_BOOTSTRAP_SERVERS: must be set for --from-kafka")
 
 
 async def _run(
@@ -137,14 +132,14 @@ async def _run(
         loader=loader,
         new_loader=Loader(new_tables, metrics),
         lanes=lanes,
-        say=_say,
+        say=say,
         settle_s=settle_s,
     )
-    fill = partial(load_from_kafka, brokers, say=_say) if options.from_kafka and brokers is not None else None
+    fill = partial(load_from_kafka, brokers, say=say) if options.from_kafka and brokers is not None else None
     lost = await rebuilding.run(fill=fill, drop_old=options.drop_old, accepted_loss=options.accept_loss)
     reconciliation = Reconciliation(database, clickhouse, loader, settings.pipeline, metrics, lanes=lanes)
     proven = not lost and await _until_proven(database, connection, clickhouse, reconciliation)
-    _say("done: there is a watermark again" if proven else "done, but rows lack; see docs/operations.md")
+    say("done: there is a watermark again" if proven else "done, but rows lack; see docs/operations.md")
     return 0 if proven else 1
 
 
@@ -154,7 +149,7 @@ async def _until_proven(
     """Compare all of it, taking turns with the service, until nothing lacks."""
     standing = Standing(database)
     give_up_at = time.monotonic() + _PROVEN_WITHIN_S
-    _say("comparing everything once more")
+    say("comparing everything once more")
     while not await standing.is_proven(await find_marker(clickhouse)):
         done = await reconciliation.round(connection)
         if time.monotonic() >= give_up_at:
@@ -162,11 +157,6 @@ async def _until_proven(
         if not done.more:
             await asyncio.sleep(_LOOK_EVERY_S)
     return True
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from app.core.clickhouse import ClickHouse, ClickHouseRefused, ClickHouseUnavail
 from app.core.db import Database, StoreUnavailable
 from app.core.logging import configure_logging
 from app.core.metrics import Metrics
-from app.core.settings import Settings, SettingsError
+from app.core.settings import Settings
 from app.pipeline.beginning_anew import TABLES, OnlyCopy, begin_anew
 from app.pipeline.comparison import EVER
 from app.pipeline.exclusive import own_connection
@@ -22,6 +22,7 @@ from app.pipeline.lanes import RELAY_LANES, kafka_lanes
 from app.pipeline.ledger import Finding
 from app.pipeline.loader import Loader
 from app.pipeline.reconciliation import NothingProven, Reconciliation
+from app.workers.command import CommandFailed, exit_code_of, one_line, say
 
 _COLUMNS = "{:<12} {:<17} {:>12} {:>9} {:>9} {:>9}  {}"
 
@@ -29,22 +30,16 @@ _COLUMNS = "{:<12} {:<17} {:>12} {:>9} {:>9} {:>9}  {}"
 _MOMENT_S = 5.0
 
 
-class ReconciliationFailed(Exception):
-    """A server is away or refused; the message is one clear line."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare; returns 0 when nothing differs any more, 1 when something does or nothing could be compared."""
     options = _options(arguments)
-    try:
+
+    def work() -> int:
         settings = Settings.from_environment()
         configure_logging("CRITICAL", readable=sys.stderr.isatty())  # The table says it all.
         return asyncio.run(_reconcile(settings, options))
-    except (SettingsError, ReconciliationFailed) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        return 130
+
+    return exit_code_of(work)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -67,13 +62,16 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write it like 2026-01-31T14:00:00Z") from error
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 async def _reconcile(settings: Settings, options: argparse.Namespace) -> int:
     if settings.database.url is None or settings.clickhouse.host is None:
-        raise ReconciliationFailed(
+        raise CommandFailed(
             "DATABASE_URL and CLICKHOUSE_HOST: must be set; a service with embedded servers compares by itself"
         )
     metrics = Metrics()
@@ -92,19 +90,19 @@ async def _reconcile(settings: Settings, options: argparse.Namespace) -> int:
                 await begin_anew(connection, clickhouse, options.anew, settle_s=settle_s)
             return await _compare(reconciliation, connection, options.since, options.until)
         except OnlyCopy as error:
-            raise ReconciliationFailed(str(error)) from error
+            raise CommandFailed(str(error)) from error
         except NothingProven as error:
-            raise ReconciliationFailed("there is no watermark yet; is the service running, and the loader?") from error
+            raise CommandFailed("there is no watermark yet; is the service running, and the loader?") from error
         except (ClickHouseUnavailable, ClickHouseRefused) as error:
-            raise ReconciliationFailed(f"ClickHouse: {error}") from error
+            raise CommandFailed(f"ClickHouse: {error}") from error
         except (StoreUnavailable, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            raise ReconciliationFailed(f"PostgreSQL: {' '.join(str(error).split())}") from error
+            raise CommandFailed(f"PostgreSQL: {one_line(error)}") from error
 
 
 async def _compare(
     reconciliation: Reconciliation, connection: asyncpg.Connection, since: datetime | None, until: datetime | None
 ) -> int:
-    _say(_COLUMNS.format("subject", "hour (UTC)", "rows", "repaired", "missing", "extra", ""))
+    say(_COLUMNS.format("subject", "hour (UTC)", "rows", "repaired", "missing", "extra", ""))
     totals: Counter[str] = Counter()
     hours: set[datetime] = set()
     async with aclosing(reconciliation.again(connection, since, until)) as progress:
@@ -114,8 +112,8 @@ async def _compare(
                 _add(totals, finding)
                 _show(finding)
     hours.discard(EVER)
-    _say(f"hours: {len(hours)}" + "".join(f", {name}: {totals[name]}" for name in ("rows", "repaired")))
-    _say(f"still missing: {totals['missing']}, unknown to PostgreSQL: {totals['extra']}")
+    say(f"hours: {len(hours)}" + "".join(f", {name}: {totals[name]}" for name in ("rows", "repaired")))
+    say(f"still missing: {totals['missing']}, unknown to PostgreSQL: {totals['extra']}")
     return 1 if totals["missing"] or totals["extra"] else 0
 
 
@@ -135,12 +133,7 @@ def _show(finding: Finding) -> None:
     hour = "now" if finding.hour == EVER else f"{finding.hour:%Y-%m-%d %H:%M}"
     counts = (outcome.truth.row_count, outcome.repaired, outcome.missing, outcome.extra)
     verdict = "open" if outcome.missing or outcome.extra else "repaired"
-    _say(_COLUMNS.format(finding.subject.table, hour, *counts, verdict))
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line.rstrip()}\n")
-    sys.stdout.flush()
+    say(_COLUMNS.format(finding.subject.table, hour, *counts, verdict))
 
 
 if __name__ == "__main__":

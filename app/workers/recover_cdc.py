@@ -4,7 +4,6 @@ For the day when the stream has a gap that Debezium cannot close by itself: see 
 delivered again that were delivered before; every consumer knows them by their ids.
 """
 
-import argparse
 import asyncio
 import sys
 import time
@@ -16,6 +15,7 @@ from sqlalchemy import URL, make_url
 
 from app.core.settings import SettingsError
 from app.pipeline.topics import topics
+from app.workers.command import CommandFailed, exit_code_of, one_line, say, wait_s_of
 from app.workers.connect_api import ConnectApi
 from app.workers.connector import Connector, ConnectorFailed, Say, await_running, patiently
 from app.workers.settings import CdcSettings
@@ -31,33 +31,20 @@ SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_
 _EXISTS = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1)"
 
 
-class RecoveryFailed(Exception):
-    """The slot cannot be dropped; the message is one clear line."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Begin again; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    wait_s = wait_s_of(
+        arguments,
         prog="python -m app.workers.recover_cdc",
         description="Drop Debezium's replication slot, so that it begins again with all that the outbox still holds."
         " Rows are delivered again; consumers know them by their ids.",
+        servers="Kafka, Connect and the connector",
     )
-    parser.add_argument(
-        "--wait",
-        type=float,
-        default=_DEFAULT_WAIT_S,
-        metavar="SECONDS",
-        help="how long to wait for Kafka, Connect and the connector (default: %(default)g)",
-    )
-    wait_s: float = parser.parse_args(arguments).wait
-    try:
-        recover(CdcSettings.from_environment(), say=_say, give_up_at=time.monotonic() + wait_s)
-    except (SettingsError, TopicsError, ConnectorFailed, RecoveryFailed) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+
+    def work() -> None:
+        recover(CdcSettings.from_environment(), say=say, give_up_at=time.monotonic() + wait_s)
+
+    return exit_code_of(work, TopicsError, ConnectorFailed)
 
 
 def recover(settings: CdcSettings, *, say: Say, give_up_at: float) -> None:
@@ -71,7 +58,7 @@ def recover(settings: CdcSettings, *, say: Say, give_up_at: float) -> None:
         SettingsError: an address is missing.
         TopicsError: Kafka does not answer or refuses.
         ConnectorFailed: Connect does not answer or refuses, or the connector does not run.
-        RecoveryFailed: the slot cannot be dropped.
+        CommandFailed: the slot cannot be dropped.
     """
     connector, connect = Connector.for_source(settings.source()), ConnectApi(settings.connect_url)
     asyncio.run(ensure_topics(settings.brokers(), topics(), say=say, give_up_at=give_up_at))
@@ -114,10 +101,10 @@ async def _drop_slot(account: URL, slot: str, give_up_at: float) -> None:
             while await connection.fetchval(_EXISTS, slot):
                 await connection.execute(_DROP_IDLE, slot)
                 if time.monotonic() >= give_up_at:
-                    raise RecoveryFailed(f"slot {slot} is still in use")
+                    raise CommandFailed(f"slot {slot} is still in use")
                 await asyncio.sleep(_LOOK_EVERY_S)
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise RecoveryFailed(f"slot {slot} cannot be dropped: {' '.join(str(error).split())}") from error
+        raise CommandFailed(f"slot {slot} cannot be dropped: {one_line(error)}") from error
 
 
 @asynccontextmanager
@@ -127,11 +114,6 @@ async def _connection(account: URL) -> AsyncIterator[asyncpg.Connection]:
         yield connection
     finally:
         await connection.close()
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

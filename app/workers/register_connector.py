@@ -1,44 +1,32 @@
 """`python -m app.workers.register_connector`: make the topics and the connector what the files say, and end."""
 
-import argparse
 import asyncio
 import sys
 import time
 from collections.abc import Sequence
 
-from app.core.settings import SettingsError
 from app.pipeline.topics import topics
+from app.workers.command import exit_code_of, say, wait_s_of
 from app.workers.connect_api import ConnectApi
 from app.workers.connector import Connector, ConnectorFailed, Say, await_running, patiently, put
 from app.workers.settings import CdcSettings
 from app.workers.topic_admin import TopicsError, ensure_topics
 
-_DEFAULT_WAIT_S = 120.0
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Bring topics and connector in line; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    wait_s = wait_s_of(
+        arguments,
         prog="python -m app.workers.register_connector",
         description="Create or update Kafka's topics and the Debezium connector, and wait until it runs."
         " Running it again does no harm.",
+        servers="Kafka, Connect and the connector",
     )
-    parser.add_argument(
-        "--wait",
-        type=float,
-        default=_DEFAULT_WAIT_S,
-        metavar="SECONDS",
-        help="how long to wait for Kafka, Connect and the connector (default: %(default)g)",
-    )
-    wait_s: float = parser.parse_args(arguments).wait
-    try:
-        register(CdcSettings.from_environment(), say=_say, give_up_at=time.monotonic() + wait_s)
-    except (SettingsError, TopicsError, ConnectorFailed) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+
+    def work() -> None:
+        register(CdcSettings.from_environment(), say=say, give_up_at=time.monotonic() + wait_s)
+
+    return exit_code_of(work, TopicsError, ConnectorFailed)
 
 
 def register(settings: CdcSettings, *, say: Say, give_up_at: float) -> None:
@@ -64,11 +52,6 @@ def _warn_of_lost_rows(
     """Say what to do if these topics are not new but were deleted: the connector would go on behind their rows."""
     if patiently(lambda: connect.find_config(connector.name), give_up_at) is not None:
         say(f"If {', '.join(lost)} had been deleted, run python -m app.workers.recover_cdc to deliver the rows again.")
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

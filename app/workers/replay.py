@@ -24,6 +24,7 @@ from app.core.settings import Settings, SettingsError
 from app.pipeline.dead_letters import ATTEMPTS, TOPIC, Origin, letters_producer, original_headers
 from app.pipeline.records import ID_HEADER, Record
 from app.pipeline.replayed import Replayed
+from app.workers.command import CommandFailed, exit_code_of, one_line, say
 
 GROUP = "experiments-replay"
 _TIMEOUT_MS = 15_000
@@ -31,10 +32,6 @@ _POLL_MS = 500
 _MOST_POLLED = 100
 # Letters may be large, and their topic takes them.
 _FETCH_BYTES = 1024 * 1024
-
-
-class ReplayFailed(Exception):
-    """Kafka is away or refuses; the message is one clear line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         last=options.last,
         again=options.all,
     )
-    try:
+
+    def work() -> None:
         settings = Settings.from_environment()
         configure_logging(settings.observability.log_level, readable=sys.stderr.isatty())
         asyncio.run(replay(_brokers(settings), choice, dry_run=options.dry_run))
-    except (SettingsError, ReplayFailed) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+
+    return exit_code_of(work)
 
 
 def _brokers(settings: Settings) -> str:
@@ -108,7 +102,7 @@ async def replay(brokers: str, choice: Choice, *, dry_run: bool) -> int:
     """Send back the letters that are there now; returns how many.
 
     Raises:
-        ReplayFailed: Kafka is away or refuses. What was sent by then is remembered.
+        CommandFailed: Kafka is away or refuses. What was sent by then is remembered.
     """
     count = 0
     try:
@@ -116,8 +110,8 @@ async def replay(brokers: str, choice: Choice, *, dry_run: bool) -> int:
             for place in await _partitions(admin):
                 count += await _replay_partition(place, consumer, producer, admin, choice, dry_run=dry_run)
     except (KafkaError, OSError, TimeoutError) as error:
-        raise ReplayFailed(f"Kafka at {brokers}: {' '.join(str(error).split()) or type(error).__name__}") from error
-    _say(f"{count} letters {'would be' if dry_run else 'were'} sent back")
+        raise CommandFailed(f"Kafka at {brokers}: {one_line(error)}") from error
+    say(f"{count} letters {'would be' if dry_run else 'were'} sent back")
     return count
 
 
@@ -139,11 +133,11 @@ async def _replay_partition(
         try:
             origin = Origin.of(letter.headers)
         except ValueError as error:
-            _say(f"{letter.offset}: is no dead letter: {error}")
+            say(f"{letter.offset}: is no dead letter: {error}")
             continue
         if not choice.takes(letter, origin) or (letter.offset in replayed and not choice.again):
             continue
-        _say(_line(letter, origin))
+        say(_line(letter, origin))
         count += 1
         if not dry_run:
             await _send_back(producer, letter, origin)
@@ -183,7 +177,7 @@ async def _partitions(admin: AIOKafkaAdminClient) -> list[TopicPartition]:
     # All topics: some brokers would create one that is asked for by its name.
     counts = {topic["topic"]: len(topic["partitions"]) for topic in await admin.describe_topics()}
     if TOPIC not in counts:
-        raise ReplayFailed(f"there is no topic {TOPIC}: run python -m app.workers.register_connector")
+        raise CommandFailed(f"there is no topic {TOPIC}: run python -m app.workers.register_connector")
     return [TopicPartition(TOPIC, number) for number in range(counts[TOPIC])]
 
 
@@ -223,11 +217,6 @@ def _line(letter: Record, origin: Origin) -> str:
 def _id_of(letter: Record) -> str | None:
     value = dict(letter.headers).get(ID_HEADER)
     return None if value is None else value.decode(errors="backslashreplace")
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

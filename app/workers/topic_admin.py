@@ -12,6 +12,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from app.pipeline.topics import Topic
+from app.workers.command import one_line
 
 _RETRY_AFTER_S = 0.5
 _TIMEOUT_MS = 15_000
@@ -45,7 +46,7 @@ async def ensure_topics(
             await _grow(admin, present, partitions, say)
             await _configure(admin, present, say)
     except (KafkaError, OSError, TimeoutError) as error:
-        raise TopicsError(f"Kafka at {brokers}: {_one_line(error)}") from error
+        raise TopicsError(f"Kafka at {brokers}: {one_line(error)}") from error
     return missing
 
 
@@ -143,7 +144,3 @@ def _raise_resource_errors(answer: Any) -> None:  # noqa: ANN401  # The client l
     for resource in answer.to_object()["resources"]:
         if resource["error_code"]:
             raise for_code(resource["error_code"])(f"{resource['resource_name']}: {resource['error_message']}")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
