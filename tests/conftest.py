@@ -1,5 +1,6 @@
 """Fixtures for every test: one whole service for each worker, and clients with tokens and projects of their own."""
 
+import signal
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -14,6 +15,10 @@ from tests.service_process import TOKEN, ServiceProcess, running_service
 # Shared machines pause at will; a slow example is no failure.
 hypothesis.settings.register_profile("project", deadline=None, max_examples=60)
 hypothesis.settings.load_profile("project")
+
+# Whoever runs the tests in the background of a script has them ignore Ctrl-C, and their children with them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _LOG_TAIL_LINES = 25
 _TIMEOUT_S = 30.0
