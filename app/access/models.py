@@ -11,6 +11,7 @@ from sqlalchemy import (
     LargeBinary,
     Table,
     Text,
+    UniqueConstraint,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -63,6 +64,20 @@ audit_log = Table(
     Column("action", Text, nullable=False),
     Column("subject", Text, nullable=False),
     Column("details", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    # Both are filled in by a trigger when the transaction commits, and nothing of a row can be changed after that.
+    Column("position", BigInteger),
+    Column("hash", LargeBinary),
+    UniqueConstraint("project_id", "position", name="uq_audit_log_project_id_position"),
     Index("ix_audit_log_subject", "subject", "id"),
     Index("ix_audit_log_project_id", "project_id", "id"),
+)
+
+# Where each chain of the audit log ends.
+audit_heads = Table(
+    "audit_heads",
+    metadata,
+    # The project's id; 0 for the entries without a project.
+    Column("chain", BigInteger, primary_key=True, autoincrement=False),
+    Column("entries", BigInteger, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
 )

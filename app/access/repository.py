@@ -1,14 +1,15 @@
 """SQL of projects, tokens and the audit log."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, select, text, update
+from sqlalchemy import ColumnElement, Row, Select, Text, cast, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.access.models import api_tokens, audit_log, projects
+from app.access.audit_chain import GENESIS, ChainedEntry
+from app.access.models import api_tokens, audit_heads, audit_log, projects
 from app.access.scopes import Scope
 from app.access.values import AuditEntry, Project, StoredToken
 from app.core.paging import PageRequest
@@ -147,11 +148,65 @@ class AuditRepository:
         if (after := page.after_id()) is not None:
             statement = statement.where(audit_log.c.id < after)
         return [
-            AuditEntry(row.id, row.at, row.actor, row.action, row.subject, row.request_id, row.details)
+            AuditEntry(
+                id=row.id,
+                at=row.at,
+                actor=row.actor,
+                action=row.action,
+                subject=row.subject,
+                request_id=row.request_id,
+                details=row.details,
+                position=row.position,
+                hash=row.hash,
+            )
             for row in await self._connection.execute(statement)
         ]
 
+    async def hold_still(self) -> None:
+        """Have all that follows in this transaction read one state; nothing must have been read before."""
+        await self._connection.execute(_ONE_SNAPSHOT)
 
+    async def head(self, project_id: int | None) -> tuple[int, bytes]:
+        """Return how many entries the project's chain has, and the hash of the last; `None`: without a project."""
+        statement = select(audit_heads).where(audit_heads.c.chain == (project_id or _NO_PROJECT))
+        row = (await self._connection.execute(statement)).one_or_none()
+        return (0, GENESIS) if row is None else (row.entries, row.hash)
+
+    async def chain(self, project_id: int | None) -> AsyncIterator[ChainedEntry]:
+        """Give the entries of a chain in their order, those without a position last, a batch at a time."""
+        mine = audit_log.c.project_id.is_(None) if project_id is None else audit_log.c.project_id == project_id
+        place = tuple_(audit_log.c.position, audit_log.c.id)
+        chained = _CHAINED.where(mine).order_by(audit_log.c.position, audit_log.c.id)
+        async for entry in self._batches(
+            chained.where(audit_log.c.position.is_not(None)), lambda last: place > (last.position, last.id)
+        ):
+            yield entry
+        astray = _CHAINED.where(mine, audit_log.c.position.is_(None)).order_by(audit_log.c.id)
+        async for entry in self._batches(astray, lambda last: audit_log.c.id > last.id):
+            yield entry
+
+    async def _batches(
+        self, statement: Select[Any], after: Callable[[ChainedEntry], ColumnElement[bool]]
+    ) -> AsyncIterator[ChainedEntry]:
+        following = statement
+        while True:
+            rows = (await self._connection.execute(following.limit(_CHAIN_BATCH))).mappings().all()
+            entries = [ChainedEntry(**row) for row in rows]
+            for entry in entries:
+                yield entry
+            if len(entries) < _CHAIN_BATCH:
+                return
+            following = statement.where(after(entries[-1]))
+
+
+_ONE_SNAPSHOT = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+# In `audit_heads`, where every chain has a number.
+_NO_PROJECT = 0
+# Checking a batch takes the processor for some milliseconds, in which nobody else is answered.
+_CHAIN_BATCH = 500
+_CHAINED = select(
+    *(column for column in audit_log.c if column.name != "details"), cast(audit_log.c.details, Text).label("details")
+)
 _TOKENS = select(api_tokens, projects.c.key.label("project_key")).select_from(
     api_tokens.outerjoin(projects, projects.c.id == api_tokens.c.project_id)
 )

@@ -10,6 +10,8 @@ from app.access.guard import GUARDED, WITH_BODY, requires
 from app.access.schemas import (
     AuditEntryOut,
     AuditList,
+    Chain,
+    ChainReportOut,
     NewTokenOut,
     ProjectIn,
     ProjectList,
@@ -86,9 +88,31 @@ async def list_audit(
     access: Access,
     paging: Paging,
     subject: Annotated[
-        str | None, Query(pattern=r"^(experiment|token|project):[0-9]{1,18}$", description="As in experiment:7.")
+        str | None, Query(pattern=r"^(experiment|metric|token|project):[0-9]{1,18}$", description="As in experiment:7.")
     ] = None,
 ) -> AuditList:
     """List who did what, newest first."""
     page = await access.list_audit(caller, subject, paging)
     return AuditList(items=[AuditEntryOut.of(entry) for entry in page.items], next_cursor=page.next_cursor)
+
+
+@router.get(
+    "/audit/verify",
+    dependencies=[requires(Scope.ADMIN)],
+    responses=documented(*GUARDED),
+)
+async def verify_audit(
+    caller: CurrentCaller,
+    access: Access,
+    chain: Annotated[
+        Chain, Query(description="The request's project's, or that of what belongs to no project.")
+    ] = Chain.PROJECT,
+    head: Annotated[
+        str | None,
+        Query(pattern=r"^[0-9a-f]{64}$", description="A `head` of an earlier answer; it must still be in the chain."),
+    ] = None,
+) -> ChainReportOut:
+    """Recompute the hashes of the audit log and say whether entries were changed, removed or slipped in."""
+    remembered = None if head is None else bytes.fromhex(head)
+    report = await access.verify_audit(caller, of_installation=chain is Chain.INSTALLATION, remembered=remembered)
+    return ChainReportOut.of(report)

@@ -1,12 +1,13 @@
 """Requests and answers about tokens and projects."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from app.access.scopes import Scope
-from app.access.values import AuditEntry, Project, StoredToken
+from app.access.values import AuditEntry, ChainReport, Flaw, Project, StoredToken
 from app.core.moments import Moment
 from app.core.names import KEY_FORM, Key, Name
 
@@ -104,6 +105,8 @@ class AuditEntryOut(BaseModel):
     subject: str
     request_id: str
     details: dict[str, Any]
+    position: Annotated[int | None, Field(description="The entry's place in the chain of its project, from 1.")]
+    hash: Annotated[str | None, Field(description="SHA-256 over the hash before it and this entry, in hexadecimal.")]
 
     @classmethod
     def of(cls, entry: AuditEntry) -> "AuditEntryOut":
@@ -115,9 +118,48 @@ class AuditEntryOut(BaseModel):
             subject=entry.subject,
             request_id=entry.request_id,
             details=dict(entry.details),
+            position=entry.position,
+            hash=None if entry.hash is None else entry.hash.hex(),
         )
 
 
 class AuditList(BaseModel):
     items: list[AuditEntryOut]
     next_cursor: str | None
+
+
+class Chain(StrEnum):
+    """Which chain of the audit log."""
+
+    PROJECT = "project"
+    INSTALLATION = "installation"
+
+
+class BreakOut(BaseModel):
+    """Where a chain is broken first. `id` and `at` are null where no entry is left to be named."""
+
+    id: int | None
+    at: datetime | None
+    reason: Flaw
+    detail: str
+
+
+class ChainReportOut(BaseModel):
+    """What the recomputation of a chain found. `head` is the last entry's hash: keep it to ask for it later."""
+
+    valid: bool
+    entries: int
+    head: str | None
+    first_broken: BreakOut | None
+
+    @classmethod
+    def of(cls, report: ChainReport) -> "ChainReportOut":
+        broken = report.first_broken
+        return cls(
+            valid=broken is None,
+            entries=report.entries,
+            head=None if report.head is None else report.head.hex(),
+            first_broken=None
+            if broken is None
+            else BreakOut(id=broken.id, at=broken.at, reason=broken.reason, detail=broken.detail),
+        )

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from datetime import datetime
 
+from app.access.audit_chain import ChainCheck
 from app.access.caller import Caller
 from app.access.errors import ProjectKeyTaken, ProjectNotFound, TokenNotFound, WrongProject
 from app.access.projects import Projects
 from app.access.repository import AuditRepository, ProjectRepository, TokenRepository
 from app.access.scopes import Scope
 from app.access.tokens import TOPIC, hash_of, new_secret
-from app.access.values import AuditEntry, Project, StoredToken
+from app.access.values import AuditEntry, ChainReport, Project, StoredToken
 from app.core.changes import Changes
 from app.core.clock import Clock, utc_now
 from app.core.db import Database
@@ -150,6 +151,24 @@ class AccessService:
         async with self._database.read() as connection:
             rows = await AuditRepository(connection).list_(caller.identity.project_id, subject, page)
         return page_of(rows, page, lambda entry: entry.id)
+
+    async def verify_audit(self, caller: Caller, *, of_installation: bool, remembered: bytes | None) -> ChainReport:
+        """Recompute the chain of the request's project, or of the entries that belong to no project.
+
+        Raises:
+            WrongProject: entries without a project are for tokens of all projects.
+        """
+        if of_installation:
+            _require_all_projects(caller)
+        project_id = None if of_installation else caller.project_id
+        check = ChainCheck(remembered=remembered)
+        async with self._database.read() as connection:
+            repository = AuditRepository(connection)
+            await repository.hold_still()
+            entries, head = await repository.head(project_id)
+            async for entry in repository.chain(project_id):
+                check.add(entry)
+        return check.report(head_entries=entries, head_hash=head)
 
     async def _reachable_project(self, caller: Caller, key: str | None) -> int | None:
         if key is None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from app.access.scopes import Scope
@@ -43,3 +44,36 @@ class AuditEntry:
     subject: str
     request_id: str
     details: Mapping[str, Any]
+    # The entry's place in its chain, from 1, and the hash that covers it and all before it; `None` if somebody
+    # wrote the entry past the chain.
+    position: int | None
+    hash: bytes | None
+
+
+class Flaw(StrEnum):
+    """What a chain of audit entries can suffer from."""
+
+    CHANGED = "CHANGED"  # An entry's content does not have the hash that is stored.
+    MISSING = "MISSING"  # Entries are gone before this one, or at the end.
+    UNCHAINED = "UNCHAINED"  # An entry was written past the trigger that chains all of them.
+    BEYOND_HEAD = "BEYOND_HEAD"  # The entries do not end where the chain's head says.
+    HEAD_NOT_FOUND = "HEAD_NOT_FOUND"  # The hash that the caller remembers is not in the chain any more.
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """The first place where a chain is broken; `id` and `at` are `None` where no entry is left to be named."""
+
+    id: int | None
+    at: datetime | None
+    reason: Flaw
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChainReport:
+    """What the recomputation of a chain found; `head` is the hash of its last entry, `None` of an empty chain."""
+
+    entries: int
+    head: bytes | None
+    first_broken: Break | None
