@@ -79,3 +79,46 @@ class VariantInUse(Conflict):
             "Stored assignments or overrides refer to a variant that this would remove. Keep the variant, or"
             " archive this draft and create a new experiment."
         )
+
+
+class MetricAttached(Conflict):
+    slug = "metric-attached"
+    title = "The experiment has this metric"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"metric: the experiment has {key!r} already; remove it first to attach it in another role.")
+
+
+class PrimaryTaken(Conflict):
+    slug = "primary-taken"
+    title = "The experiment has a primary metric"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"role: {key!r} is primary, and one metric decides. Remove it first, or attach as secondary.")
+
+
+class TooManyMetrics(Conflict):
+    slug = "too-many-metrics"
+    title = "The experiment has as many metrics as it can have"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"An experiment has at most {most} metrics; remove one that is not needed.")
+
+
+class MetricNotAttached(NotFound):
+    slug = "metric-not-attached"
+    title = "The experiment does not have this metric"
+
+    def __init__(self, reference: str) -> None:
+        super().__init__(f"The experiment has no metric with the id or key {reference[:80]!r}.")
+
+
+class PlannedMetricStays(Conflict):
+    slug = "planned-metric-stays"
+    title = "The metric is part of a sealed plan"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"{key!r} was promised before the start, and the plan is sealed; only metrics attached later can be"
+            " removed. Create a new experiment to plan without it."
+        )

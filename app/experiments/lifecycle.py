@@ -86,18 +86,22 @@ class Refusal:
     detail: str
 
 
-_SAFE_WHILE_LIVE = frozenset({"name", "description", "config", "traffic_pct", "starts_at", "ends_at"})
-_SAFE_WHEN_COMPLETED = frozenset({"name", "description"})
+_SAFE_WHILE_LIVE = frozenset({"name", "description", "config", "traffic_pct", "starts_at", "ends_at", "population"})
+# Bots and testers are found late; whom an answer leaves out, it says.
+_SAFE_WHEN_COMPLETED = frozenset({"name", "description", "population"})
 _NEW_EXPERIMENT = "users would change their variant. Complete this experiment and create a new one with the new set-up"
 
 
-def refused_changes(status: Status, changed: frozenset[str], *, rebuckets: bool, has_begun: bool) -> list[Refusal]:
+def refused_changes(
+    status: Status, changed: frozenset[str], *, rebuckets: bool, reexposes: bool, has_begun: bool
+) -> list[Refusal]:
     """Class the changed fields of an experiment.
 
     Args:
         status: its stored state.
         changed: names of fields whose value would differ; `variants` stands for all that variants hold.
         rebuckets: whether the change of `variants` touches more than their names and configurations.
+        reexposes: whether the change of `population` touches what exposes users, and not only who is left out.
         has_begun: whether users may have been assigned, so that the start cannot move any more.
 
     Returns:
@@ -114,12 +118,16 @@ def refused_changes(status: Status, changed: frozenset[str], *, rebuckets: bool,
                 )
             if has_begun and "starts_at" in changed:
                 refused.append(Refusal("starts_at", "the experiment has begun; its start is history"))
-            return refused
+            return refused + _exposure_refusals(reexposes=reexposes)
         case Status.COMPLETED:
             return [
-                Refusal(field, "a completed experiment is a record: only name and description can change")
+                Refusal(
+                    field,
+                    "a completed experiment is a record: only name, description and whom its population excludes can"
+                    " change",
+                )
                 for field in sorted(changed - _SAFE_WHEN_COMPLETED)
-            ]
+            ] + _exposure_refusals(reexposes=reexposes)
         case Status.ARCHIVED:
             return [Refusal(field, "an archived experiment cannot change") for field in sorted(changed)]
         case _:
@@ -129,4 +137,22 @@ def refused_changes(status: Status, changed: frozenset[str], *, rebuckets: bool,
 def _live_refusal(field: str) -> Refusal:
     if field == "seed":
         return Refusal(field, f"the seed is fixed since the start: {_NEW_EXPERIMENT}")
+    if field == "plan":
+        return Refusal(
+            field,
+            "the plan is sealed since the start. POST /experiments/{experiment}/metrics adds metrics, marked as"
+            " exploratory; what is to be promised needs a new experiment",
+        )
     return Refusal(field, "is fixed since the start, because callers refer to it. Create a new experiment instead")
+
+
+def _exposure_refusals(*, reexposes: bool) -> list[Refusal]:
+    if not reexposes:
+        return []
+    return [
+        Refusal(
+            "population",
+            "exposure and exposure_event_type are fixed since the start, because other users would count. Who is"
+            " excluded may change; for another exposure create a new experiment",
+        )
+    ]

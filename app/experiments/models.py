@@ -6,11 +6,14 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Double,
     ForeignKey,
+    ForeignKeyConstraint,
     Identity,
     Index,
     Integer,
     Numeric,
+    PrimaryKeyConstraint,
     Table,
     Text,
     UniqueConstraint,
@@ -37,6 +40,10 @@ experiments = Table(
     Column("seed", Text, nullable=False),
     Column("traffic_pct", Numeric(5, 2), nullable=False),
     Column("config", JSONB, nullable=False, server_default=_EMPTY),
+    # `app.experiments.population.Population`, field by field; NULL: everybody.
+    Column("population", JSONB(none_as_null=True)),
+    # What `app.experiments.analysis_plan.AnalysisPlan` holds beside its metrics; NULL: nothing was planned.
+    Column("plan", JSONB(none_as_null=True)),
     Column("version", Integer, nullable=False, server_default=text("1")),
     Column("starts_at", DateTime(timezone=True)),
     Column("ends_at", DateTime(timezone=True)),
@@ -103,4 +110,52 @@ variants = Table(
         deferrable=True,
         initially="DEFERRED",
     ),
+)
+
+# Which metrics an experiment has: the planned ones, and those that came after its start.
+experiment_metrics = Table(
+    "experiment_metrics",
+    metadata,
+    Column("experiment_id", BigInteger, ForeignKey("experiments.id", ondelete="RESTRICT"), nullable=False),
+    Column("position", Integer, nullable=False),
+    # One of the two: a stored metric, or the key of one that needs no set-up.
+    Column("metric_id", BigInteger, ForeignKey("metrics.id", ondelete="RESTRICT")),
+    Column("built_in", Text),
+    # NULL of a stored metric: its latest version, until the start fixes it.
+    Column("metric_version", Integer),
+    Column("role", Text, nullable=False),
+    Column("margin", Double),
+    Column("exploratory", Boolean, nullable=False),
+    Column("attached_at", DateTime(timezone=True), nullable=False, server_default=_NOW),
+    PrimaryKeyConstraint("experiment_id", "position"),
+    ForeignKeyConstraint(
+        ["metric_id", "metric_version"],
+        ["metric_versions.metric_id", "metric_versions.version"],
+        ondelete="RESTRICT",
+    ),
+    UniqueConstraint("experiment_id", "metric_id"),
+    UniqueConstraint("experiment_id", "built_in"),
+    CheckConstraint("num_nonnulls(metric_id, built_in) = 1", name="one_metric"),
+    CheckConstraint("built_in IS NULL OR metric_version IS NULL", name="built_in_unversioned"),
+    CheckConstraint("role IN ('primary', 'secondary', 'guardrail')", name="known_role"),
+    CheckConstraint("margin IS NULL OR (role = 'guardrail' AND margin > 0 AND margin < 1)", name="margin_range"),
+    CheckConstraint("NOT exploratory OR role <> 'primary'", name="exploratory_not_primary"),
+    Index(
+        "uq_experiment_metrics_one_primary",
+        "experiment_id",
+        unique=True,
+        postgresql_where=text("role = 'primary'"),
+    ),
+    Index("ix_experiment_metrics_metric_id", "metric_id"),
+)
+
+# What was promised at the start, in the very bytes that the hash is of. A trigger refuses changes.
+sealed_plans = Table(
+    "sealed_plans",
+    metadata,
+    Column("experiment_id", BigInteger, ForeignKey("experiments.id", ondelete="RESTRICT"), primary_key=True),
+    Column("document", Text, nullable=False),
+    Column("hash", Text, nullable=False),
+    Column("sealed_at", DateTime(timezone=True), nullable=False),
+    CheckConstraint("hash ~ '^[0-9a-f]{64}$'", name="hash_is_sha256"),
 )

@@ -2,18 +2,24 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+import msgspec
 from sqlalchemy import ColumnElement, Row, delete, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.paging import PageRequest
 from app.experiments.allocation import bucket_ranges
+from app.experiments.analysis_plan import NO_PLAN, AnalysisPlan, Seal
+from app.experiments.attachment_repository import Attachment, AttachmentRepository
 from app.experiments.lifecycle import Status
-from app.experiments.models import experiments, variants
+from app.experiments.models import experiment_metrics, experiments, variants
+from app.experiments.population import EVERYBODY, Population
 from app.experiments.values import Experiment, ExperimentFilter, ExperimentPlan, Variant, VariantPlan
+from app.metrics.models import metrics
 
 _CLOCK = func.clock_timestamp()
 
@@ -39,6 +45,8 @@ class ExperimentRepository:
                 seed=plan.seed,
                 traffic_pct=plan.traffic_pct,
                 config=dict(plan.config),
+                population=population_column(plan.population),
+                plan=plan_column(plan.analysis),
                 starts_at=plan.starts_at,
                 ends_at=plan.ends_at,
                 started_at=started_at,
@@ -81,11 +89,16 @@ class ExperimentRepository:
         )
 
     async def delete(self, experiment_id: int) -> None:
+        await AttachmentRepository(self._connection).delete(experiment_id)
         await self._connection.execute(delete(variants).where(variants.c.experiment_id == experiment_id))
         await self._connection.execute(delete(experiments).where(experiments.c.id == experiment_id))
 
     async def get(self, experiment_id: int) -> Experiment:
-        return (await self._with_variants(experiments.c.id == experiment_id))[0]
+        return (await self._complete(experiments.c.id == experiment_id))[0]
+
+    async def find(self, experiment_id: int) -> Experiment | None:
+        """Return the experiment unless it was deleted; others may change it meanwhile."""
+        return next(iter(await self._complete(experiments.c.id == experiment_id)), None)
 
     async def find_locked(self, experiment_id: int) -> Experiment | None:
         """Return the experiment and keep others from changing it until the transaction ends."""
@@ -103,7 +116,13 @@ class ExperimentRepository:
         return await self.get(experiment_id)
 
     async def changed_since(self, epoch: int) -> list[Experiment]:
-        return await self._with_variants(experiments.c.change_epoch > epoch)
+        """Return the experiments that look different since then, also because a metric that they follow does."""
+        followers = (
+            select(experiment_metrics.c.experiment_id)
+            .join(metrics, metrics.c.id == experiment_metrics.c.metric_id)
+            .where(experiment_metrics.c.metric_version.is_(None), metrics.c.change_epoch > epoch)
+        )
+        return await self._complete(or_(experiments.c.change_epoch > epoch, experiments.c.id.in_(followers)))
 
     async def all_ids(self) -> set[int]:
         return set((await self._connection.execute(select(experiments.c.id))).scalars())
@@ -126,9 +145,9 @@ class ExperimentRepository:
         if (after := page.after_id()) is not None:
             conditions.append(experiments.c.id < after)
         ids = select(experiments.c.id).where(*conditions).order_by(experiments.c.id.desc()).limit(page.limit + 1)
-        return await self._with_variants(experiments.c.id.in_(ids))
+        return await self._complete(experiments.c.id.in_(ids))
 
-    async def _with_variants(self, condition: ColumnElement[bool]) -> list[Experiment]:
+    async def _complete(self, condition: ColumnElement[bool]) -> list[Experiment]:
         rows = (
             await self._connection.execute(select(experiments).where(condition).order_by(experiments.c.id.desc()))
         ).all()
@@ -138,9 +157,23 @@ class ExperimentRepository:
             .where(text("variants.experiment_id = ANY(CAST(:ids AS bigint[]))"))
             .order_by(variants.c.experiment_id, variants.c.position)
         )
-        for row in await self._connection.execute(statement, {"ids": [row.id for row in rows]}):
+        ids = [row.id for row in rows]
+        for row in await self._connection.execute(statement, {"ids": ids}):
             by_experiment[row.experiment_id].append(_variant(row))
-        return [_experiment(row, by_experiment[row.id]) for row in rows]
+        repository = AttachmentRepository(self._connection)
+        attached, seals = await repository.of(ids), await repository.seals_of(ids)
+        return [_experiment(row, by_experiment[row.id], attached[row.id], seals.get(row.id)) for row in rows]
+
+
+def population_column(population: Population) -> dict[str, Any] | None:
+    """Return what is stored of a population: nothing for everybody."""
+    return None if population == EVERYBODY else msgspec.to_builtins(population)
+
+
+def plan_column(plan: AnalysisPlan) -> dict[str, Any] | None:
+    """Return what is stored of a plan in the experiment's own row: all but its metrics, nothing for no plan."""
+    own = replace(plan, metrics=())
+    return None if own == NO_PLAN else msgspec.to_builtins(own)
 
 
 def _variant_rows(experiment_id: int, plans: Sequence[VariantPlan]) -> list[dict[str, Any]]:
@@ -174,7 +207,10 @@ def _variant(row: Row[Any]) -> Variant:
     )
 
 
-def _experiment(row: Row[Any], of_experiment: Sequence[Variant]) -> Experiment:
+def _experiment(
+    row: Row[Any], of_experiment: Sequence[Variant], attached: Sequence[Attachment], seal: Seal | None
+) -> Experiment:
+    own = NO_PLAN if row.plan is None else msgspec.convert(row.plan, AnalysisPlan)
     return Experiment(
         id=row.id,
         project_id=row.project_id,
@@ -193,4 +229,8 @@ def _experiment(row: Row[Any], of_experiment: Sequence[Variant]) -> Experiment:
         created_at=row.created_at,
         updated_at=row.updated_at,
         variants=tuple(of_experiment),
+        population=EVERYBODY if row.population is None else msgspec.convert(row.population, Population),
+        plan=replace(own, metrics=tuple(item.planned for item in attached if not item.used.exploratory)),
+        seal=seal,
+        metrics=tuple(item.used for item in attached),
     )

@@ -40,7 +40,7 @@ async def create_experiment(
     body: ExperimentIn, caller: CurrentCaller, experiments: Experiments, response: Response
 ) -> ExperimentOut:
     """Create an experiment: a draft, or running at once."""
-    experiment = await experiments.create(caller, body.plan(), running=body.status is Status.RUNNING)
+    experiment = await experiments.create(caller, body.experiment(), running=body.status is Status.RUNNING)
     response.headers["Location"] = f"/api/v1/experiments/{experiment.id}"
     return ExperimentOut.of(experiment)
 

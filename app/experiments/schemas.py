@@ -22,7 +22,11 @@ from app.core.names import Key, Name
 from app.core.numbers import refuse_other_than_numbers
 from app.core.text import encoded_if_storable, refuse_control_characters_but_line_breaks
 from app.experiments.allocation import bucket_ranges, new_seed
+from app.experiments.analysis_plan import NO_PLAN
 from app.experiments.lifecycle import Status
+from app.experiments.plan_schemas import PlanIn, PlanOut
+from app.experiments.population import EVERYBODY
+from app.experiments.population_schemas import PopulationIn, PopulationOut
 from app.experiments.values import Experiment, ExperimentPlan, Variant, VariantPlan
 
 MAX_VARIANTS = 50
@@ -111,6 +115,8 @@ class ExperimentIn(BaseModel):
     ends_at: Moment | None = None
     traffic_pct: Percent = Decimal(100)
     config: Config = Field(default_factory=dict)
+    population: PopulationIn | None = Field(default=None, description="Who counts in results; left out: everybody.")
+    plan: PlanIn | None = Field(default=None, description="How results will be judged; sealed at the start.")
     status: Annotated[Status, Field(json_schema_extra={"enum": ["draft", "running"]})] = Status.DRAFT
 
     @field_validator("ends_at")
@@ -128,7 +134,7 @@ class ExperimentIn(BaseModel):
             raise ValueError("must be draft or running; the other states are reached by moves")
         return status
 
-    def plan(self) -> ExperimentPlan:
+    def experiment(self) -> ExperimentPlan:
         return ExperimentPlan(
             key=self.key,
             name=self.name,
@@ -139,11 +145,16 @@ class ExperimentIn(BaseModel):
             starts_at=self.starts_at,
             ends_at=self.ends_at,
             variants=tuple(variant.plan() for variant in self.variants),
+            population=EVERYBODY if self.population is None else self.population.population(),
+            analysis=NO_PLAN if self.plan is None else self.plan.plan(),
         )
 
 
 class ExperimentChange(BaseModel):
-    """Fields to set; those left out stay. `null` clears `description`, `starts_at` and `ends_at`."""
+    """Fields to set; those left out stay.
+
+    `null` clears `description`, `starts_at`, `ends_at`, `population` and `plan`; the last two are set as a whole.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -156,12 +167,18 @@ class ExperimentChange(BaseModel):
     ends_at: Moment | None = None
     traffic_pct: Percent = Decimal(100)
     config: Config = Field(default_factory=dict)
+    population: PopulationIn | None = None
+    plan: PlanIn | None = None
 
     def wanted(self) -> Mapping[str, Any]:
         """Return the fields that were sent."""
         values = {field: getattr(self, field) for field in self.model_fields_set}
         if "variants" in values:
             values["variants"] = tuple(variant.plan() for variant in self.variants)
+        if "population" in values:
+            values["population"] = EVERYBODY if self.population is None else self.population.population()
+        if "plan" in values:
+            values["plan"] = NO_PLAN if self.plan is None else self.plan.plan()
         return values
 
 
@@ -203,6 +220,8 @@ class ExperimentOut(BaseModel):
     seed: str
     traffic_pct: float
     config: dict[str, Any]
+    population: PopulationOut | None
+    plan: PlanOut
     version: int
     starts_at: datetime | None
     ends_at: datetime | None
@@ -223,6 +242,8 @@ class ExperimentOut(BaseModel):
             seed=experiment.seed,
             traffic_pct=float(experiment.traffic_pct),
             config=dict(experiment.config),
+            population=PopulationOut.of(experiment.population),
+            plan=PlanOut.of(experiment.plan, experiment.seal),
             version=experiment.version,
             starts_at=experiment.starts_at,
             ends_at=experiment.ends_at,

@@ -6,17 +6,15 @@ from typing import Any
 
 import msgspec
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.access.caller import Caller
-from app.access.repository import AuditRepository
 from app.core.changes import Changes
 from app.core.clock import Clock
 from app.core.db import Database, violated_constraint
 from app.core.errors import Conflict, Invalid
 from app.core.paging import Page, PageRequest, page_of
-from app.experiments import messages
 from app.experiments.allocation import bucket_ranges
+from app.experiments.analysis_plan import AnalysisPlan
 from app.experiments.errors import (
     ChangeNotAllowed,
     DraftInUse,
@@ -27,10 +25,12 @@ from app.experiments.errors import (
     VariantInUse,
 )
 from app.experiments.lifecycle import Move, Status, allowed_moves, refused_changes, state_after
+from app.experiments.planning import seal, write_metrics
+from app.experiments.population import Population
+from app.experiments.recording import record_change
 from app.experiments.registry import TOPIC, ExperimentRegistry
-from app.experiments.repository import ExperimentRepository
+from app.experiments.repository import ExperimentRepository, plan_column, population_column
 from app.experiments.values import Experiment, ExperimentFilter, ExperimentPlan, VariantPlan
-from app.outbox.repository import OutboxRepository
 
 
 class ExperimentService:
@@ -47,17 +47,21 @@ class ExperimentService:
 
         Raises:
             ExperimentKeyTaken: the project has one with this key.
+            Invalid: the plan names a metric that cannot be had.
         """
         status = Status.RUNNING if running else Status.DRAFT
         async with self._database.begin() as connection:
             epoch = await self._changes.bump(connection, TOPIC)
             repository = ExperimentRepository(connection)
-            started_at = self._clock() if running else None
+            now = self._clock()
+            started_at = now if running else None
             experiment_id = await repository.insert(caller.project_id, plan, status, started_at, epoch)
             if experiment_id is None:
                 raise ExperimentKeyTaken(plan.key)
-            experiment = await repository.get(experiment_id)
-            await self._record(connection, caller, "experiment.created", experiment, {"status": status.value})
+            await write_metrics(connection, experiment_id, caller.project_id, plan.analysis.metrics)
+            experiment = await (seal(connection, experiment_id, now) if running else repository.get(experiment_id))
+            details = {"status": status.value, **_sealed_as(experiment)}
+            await record_change(connection, caller, "experiment.created", experiment, details)
         await self._changes.settle(TOPIC, epoch)
         return experiment
 
@@ -93,7 +97,7 @@ class ExperimentService:
             ChangeNotAllowed: the state forbids a change.
             ExperimentKeyTaken: another experiment has the new key.
             VariantInUse: a draft's variant cannot go because assignments refer to it.
-            Invalid: the dates would contradict each other.
+            Invalid: the dates would contradict each other, or the plan names a metric that cannot be had.
         """
         found = await self.get(caller, reference)
         try:
@@ -101,16 +105,16 @@ class ExperimentService:
                 epoch = await self._changes.bump(connection, TOPIC)
                 repository = ExperimentRepository(connection)
                 current = await self._locked(repository, found)
-                changed = {
-                    field: value for field, value in wanted.items() if _differs(value, _value_of(current, field))
-                }
+                changed = _changed(current, wanted)
                 if not changed:
                     return current
                 self._refuse_forbidden(current, changed)
+                if "plan" in changed:
+                    await write_metrics(connection, current.id, current.project_id, changed["plan"].metrics)
                 await self._apply(repository, current, changed, epoch)
                 experiment = await repository.get(current.id)
                 details = {field: _plain(value) for field, value in changed.items()}
-                await self._record(connection, caller, "experiment.changed", experiment, details)
+                await record_change(connection, caller, "experiment.changed", experiment, details)
         except IntegrityError as error:
             if (refusal := _refusal(error, str(wanted.get("key", "")))) is None:
                 raise
@@ -139,9 +143,13 @@ class ExperimentService:
             if move is Move.COMPLETE:
                 values["ended_at"] = self._clock()
             await repository.update(current.id, values, epoch)
-            experiment = await repository.get(current.id)
             details = {"from": current.status.value, "to": status.value}
-            await self._record(connection, caller, f"experiment.{move.value}", experiment, details)
+            if move is Move.START:
+                experiment = await seal(connection, current.id, values["started_at"])
+                details |= _sealed_as(experiment)
+            else:
+                experiment = await repository.get(current.id)
+            await record_change(connection, caller, f"experiment.{move.value}", experiment, details)
         await self._changes.settle(TOPIC, epoch)
         return experiment
 
@@ -162,7 +170,7 @@ class ExperimentService:
                 if current.status is not Status.DRAFT:
                     raise NotADraft(current.status)
                 await repository.delete(current.id)
-                await self._record(connection, caller, "experiment.deleted", current, {"key": current.key})
+                await record_change(connection, caller, "experiment.deleted", current, {"key": current.key})
         except IntegrityError as error:
             if _refusal(error, found.key) is None:
                 raise
@@ -182,6 +190,7 @@ class ExperimentService:
             current.status,
             frozenset(changed),
             rebuckets="variants" in changed and _rebuckets(current, plans),
+            reexposes="population" in changed and _reexposes(current.population, changed["population"]),
             has_begun=current.starts_at is None or current.starts_at <= self._clock(),
         )
         if refusals:
@@ -197,30 +206,18 @@ class ExperimentService:
         if "variants" in changed:
             await repository.replace_variants(current.id, changed["variants"])
         columns = {field: value for field, value in changed.items() if field != "variants"}
+        if "population" in columns:
+            columns["population"] = population_column(columns["population"])
+        if "plan" in columns:
+            columns["plan"] = plan_column(columns["plan"])
         await repository.update(current.id, columns, epoch)
 
-    @staticmethod
-    async def _record(
-        connection: AsyncConnection,
-        caller: Caller,
-        action: str,
-        experiment: Experiment,
-        details: Mapping[str, Any],
-    ) -> None:
-        await AuditRepository(connection).append(
-            project_id=experiment.project_id,
-            actor=caller.actor,
-            request_id=caller.request_id,
-            action=action,
-            subject=f"experiment:{experiment.id}",
-            details={"version": experiment.version, **details},
-        )
-        await OutboxRepository(connection).append(
-            aggregatetype=messages.AGGREGATE,
-            aggregateid=str(experiment.id),
-            type_=messages.CHANGED,
-            payload=messages.experiment_changed(experiment),
-        )
+
+def _changed(current: Experiment, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields whose value would differ."""
+    if current.seal is not None and isinstance(plan := wanted.get("plan"), AnalysisPlan):
+        wanted = {**wanted, "plan": plan.with_versions_of(current.plan)}
+    return {field: value for field, value in wanted.items() if _differs(value, _value_of(current, field))}
 
 
 def _value_of(experiment: Experiment, field: str) -> object:
@@ -245,6 +242,16 @@ def _rebuckets(current: Experiment, plans: tuple[VariantPlan, ...]) -> bool:
     return stored != [(plan.key, plan.is_control, bounds) for plan, bounds in zip(plans, ranges, strict=True)]
 
 
+def _reexposes(stored: Population, wanted: Population) -> bool:
+    """Tell whether other users would be exposed, or at other moments."""
+    return (stored.exposure, stored.exposure_event_type) != (wanted.exposure, wanted.exposure_event_type)
+
+
+def _sealed_as(experiment: Experiment) -> dict[str, str]:
+    """Name the hash of a plan that was just sealed: beside it in the audit log, it cannot be exchanged unseen."""
+    return {} if experiment.seal is None else {"plan_hash": experiment.seal.hash}
+
+
 def _refusal(error: IntegrityError, key: str) -> Conflict | None:
     match violated_constraint(error):
         case "uq_experiments_project_id_key":
@@ -263,4 +270,7 @@ def _plain(value: object) -> object:
             for plan in value
             if isinstance(plan, VariantPlan)
         ]
+    if isinstance(value, Population | AnalysisPlan):
+        plain: dict[str, Any] = msgspec.to_builtins(value)
+        return plain
     return value if isinstance(value, dict | str | int | bool | None) else str(value)

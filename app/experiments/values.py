@@ -6,7 +6,10 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from app.experiments.analysis_plan import NO_PLAN, AnalysisPlan, Seal
 from app.experiments.lifecycle import Status
+from app.experiments.population import EVERYBODY, Population
+from app.metrics.values import AttachedMetric
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,12 @@ class Experiment:
     created_at: datetime
     updated_at: datetime
     variants: tuple[Variant, ...]
+    population: Population = EVERYBODY
+    plan: AnalysisPlan = NO_PLAN
+    # Set at the start; since then neither the plan nor the versions of its metrics change.
+    seal: Seal | None = None
+    # The planned metrics in their order, then those attached after the start.
+    metrics: tuple[AttachedMetric, ...] = ()
 
     @property
     def control(self) -> Variant:
@@ -84,6 +93,8 @@ class ExperimentPlan:
     starts_at: datetime | None
     ends_at: datetime | None
     variants: tuple[VariantPlan, ...]
+    population: Population = EVERYBODY
+    analysis: AnalysisPlan = NO_PLAN
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
+from app.experiments.plan_service import PlanService
 from app.experiments.references import REFERENCE_PATTERN
 from app.experiments.service import ExperimentService
 
@@ -19,3 +20,12 @@ def _experiments(request: Request) -> ExperimentService:
 
 
 Experiments = Annotated[ExperimentService, Depends(_experiments)]
+
+
+def _plans(request: Request) -> PlanService:
+    service = request.app.state.services.plans
+    assert isinstance(service, PlanService)  # noqa: S101  # Built once at startup.
+    return service
+
+
+Plans = Annotated[PlanService, Depends(_plans)]

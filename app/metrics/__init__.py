@@ -1,0 +1,1 @@
+"""Stored metrics: recipes with versions, and the metrics that need no set-up."""

@@ -6,6 +6,7 @@ ratios of these over users, never over events.
 """
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
 
@@ -122,6 +123,29 @@ class Metric:
     recipe: Recipe
     direction: Direction
     unit: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricSpec:
+    """A metric as a caller describes it."""
+
+    key: str
+    name: str
+    description: str | None
+    recipe: Recipe
+    direction: Direction
+    unit: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredMetric:
+    """One version of a stored metric, and where it stands among the others."""
+
+    metric: Metric
+    latest_version: int
+    # Of the first version, and of this one.
+    created_at: datetime
+    changed_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

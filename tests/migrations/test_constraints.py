@@ -182,6 +182,72 @@ def test_user__with_a_variant_of_another_experiment__is_refused(migrated: Scratc
         migrated.run(f"DELETE FROM experiments WHERE id = {one['experiment_id']}")
 
 
+def _metric(scratch: Scratch) -> int:
+    """Store a metric with one version and return its id."""
+    (row,) = scratch.run(
+        _insert("metrics", project_id=1, key=unique("metric"), change_epoch=1),
+        "INSERT INTO metric_versions (metric_id, version, name, recipe, direction)"
+        " SELECT max(id), 1, 'M', '{}', 'up' FROM metrics RETURNING metric_id",
+    )
+    return int(row["metric_id"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"built_in": "avg_value"}, {"metric_id": None}, {"metric_id": 999_999}, {"metric_version": 2}),
+        *({"metric_id": None, "built_in": "avg_value"}, {"role": "main"}, {"role": None}, {"position": None}),
+        *({"margin": 0.1}, {"role": "guardrail", "margin": 0}, {"role": "guardrail", "margin": 1}),
+        *({"role": "primary", "exploratory": True}, {"experiment_id": 999_999}, {"exploratory": None}),
+    ],
+)
+def test_attached_metric__wrong_one__is_refused(migrated: Scratch, changes: dict[str, object]) -> None:
+    columns = {
+        "experiment_id": _made(migrated)["experiment_id"],
+        "position": 0,
+        "metric_id": _metric(migrated),
+        "metric_version": 1,
+        "role": "secondary",
+        "exploratory": False,
+    }
+    with pytest.raises(_Refused):
+        migrated.run(_insert("experiment_metrics", **{**columns, **changes}))
+    migrated.run(_insert("experiment_metrics", **columns))
+    for table, column in (("metric_versions", "metric_id"), ("metrics", "id")):
+        with pytest.raises(_Refused):
+            migrated.run(f"DELETE FROM {table} WHERE {column} = {columns['metric_id']}")
+
+
+def test_attached_metrics__two_primary_or_one_twice__are_refused(migrated: Scratch) -> None:
+    experiment, metric = _made(migrated)["experiment_id"], _metric(migrated)
+
+    def attach(position: int, **columns: object) -> str:
+        fixed = {"experiment_id": experiment, "position": position, "exploratory": False}
+        return _insert("experiment_metrics", **fixed, **columns)
+
+    migrated.run(attach(0, metric_id=metric, role="primary"), attach(1, built_in="avg_value", role="secondary"))
+    for wrong in (
+        attach(2, built_in="p95_value", role="primary"),
+        attach(2, metric_id=metric, role="secondary"),
+        attach(2, built_in="avg_value", role="secondary"),
+        attach(1, built_in="p95_value", role="secondary"),
+    ):
+        with pytest.raises(_Refused):
+            migrated.run(wrong)
+
+
+@pytest.mark.parametrize("changes", [{"hash": "x"}, {"hash": None}, {"document": None}, {"experiment_id": 999_999}])
+def test_sealed_plan__wrong_one__is_refused_and_a_good_one_stays(migrated: Scratch, changes: dict[str, object]) -> None:
+    experiment = _made(migrated)["experiment_id"]
+    columns = {"experiment_id": experiment, "document": "{}", "hash": "0" * 64, "sealed_at": "2026-01-01Z"}
+    with pytest.raises(_Refused):
+        migrated.run(_insert("sealed_plans", **{**columns, **changes}))
+    migrated.run(_insert("sealed_plans", **columns))
+    for change in ("UPDATE sealed_plans SET document = ''", "DELETE FROM sealed_plans"):
+        with pytest.raises(asyncpg.RestrictViolationError):
+            migrated.run(f"{change} WHERE experiment_id = {experiment}")
+
+
 @pytest.mark.parametrize("source", ["override", "HASH", "", None])
 def test_assignment__of_an_unknown_source__is_refused(migrated: Scratch, source: str | None) -> None:
     made = _made(migrated)

@@ -18,7 +18,19 @@ _TABLE = {
     (Status.COMPLETED, Move.ARCHIVE): Status.ARCHIVED,
 }
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)
-_FIELDS = ("key", "name", "description", "seed", "traffic_pct", "config", "starts_at", "ends_at", "variants")
+_FIELDS = (
+    "key",
+    "name",
+    "description",
+    "seed",
+    "traffic_pct",
+    "config",
+    "starts_at",
+    "ends_at",
+    "variants",
+    "population",
+    "plan",
+)
 
 moments = st.none() | st.timedeltas(timedelta(days=-2), timedelta(days=2)).map(lambda delta: _NOW + delta)
 
@@ -72,12 +84,19 @@ def test_phase__at_its_very_dates__has_begun_and_has_ended() -> None:
     status=st.sampled_from(Status),
     changed=st.frozensets(st.sampled_from(_FIELDS)),
     rebuckets=st.booleans(),
+    reexposes=st.booleans(),
     has_begun=st.booleans(),
 )
 def test_refused_changes__of_any_fields__name_changed_fields_alone_and_say_why(
-    status: Status, changed: frozenset[str], *, rebuckets: bool, has_begun: bool
+    status: Status, changed: frozenset[str], *, rebuckets: bool, reexposes: bool, has_begun: bool
 ) -> None:
-    refusals = refused_changes(status, changed, rebuckets=rebuckets and "variants" in changed, has_begun=has_begun)
+    refusals = refused_changes(
+        status,
+        changed,
+        rebuckets=rebuckets and "variants" in changed,
+        reexposes=reexposes and "population" in changed,
+        has_begun=has_begun,
+    )
     assert {refusal.field for refusal in refusals} <= changed
     assert all(refusal.detail for refusal in refusals)
     if status is Status.DRAFT:

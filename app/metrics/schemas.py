@@ -1,0 +1,298 @@
+"""Requests and answers about metrics."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from app.core.errors import FieldProblem, Invalid, field_problem
+from app.core.names import Key, Name
+from app.core.text import refuse_control_characters, refuse_control_characters_but_line_breaks
+from app.metrics.builtin import BUILT_IN_KEYS
+from app.metrics.documents import VALUED_KINDS, recipe_document
+from app.metrics.examples import EXAMPLES
+from app.metrics.recipe_schemas import (
+    DaysIn,
+    Positive,
+    SelectionIn,
+    Share,
+    Steps,
+    UpperShare,
+    WholeNumber,
+    Window,
+    WindowIn,
+)
+from app.metrics.values import Direction, Kind, Metric, MetricSpec, Operator, Recipe, StoredMetric, ValueSource
+
+MAX_COVARIATE_DAYS = 365
+
+Description = Annotated[
+    str, StringConstraints(max_length=10_000), AfterValidator(refuse_control_characters_but_line_breaks)
+]
+Unit = Annotated[str, StringConstraints(min_length=1, max_length=20), AfterValidator(refuse_control_characters)]
+
+
+def _not_built_in(key: str) -> str:
+    if key in BUILT_IN_KEYS:
+        raise ValueError(f"{key} is a metric that is there already and needs no set-up; choose another key")
+    return key
+
+
+_EVENTS = frozenset({"event_types", "event_type", "filters"})
+_TAMED = frozenset({"cap", "winsorize"})
+# Which fields make sense for a kind, beside those that all have.
+_USED: Mapping[Kind, frozenset[str]] = {
+    Kind.CONVERSION: _EVENTS | {"window", "covariate_days"},
+    Kind.COUNT: _EVENTS | _TAMED | {"window", "covariate_days"},
+    Kind.SUM: _EVENTS | _TAMED | {"value", "window", "covariate_days"},
+    Kind.MEAN: _EVENTS | _TAMED | {"value", "window"},
+    Kind.RATIO: _EVENTS | _TAMED | {"value", "denominator", "window"},
+    Kind.QUANTILE: _EVENTS | {"value", "window", "quantile"},
+    Kind.RETENTION: _EVENTS | {"days"},
+    Kind.FUNNEL: frozenset({"steps", "window"}),
+    Kind.TIME_TO_FIRST: _EVENTS | {"window"},
+}
+# What a kind is nothing without, and how to say it.
+_NEEDED: Mapping[Kind, tuple[str, str]] = {
+    Kind.RATIO: (
+        "denominator",
+        'is needed for kind ratio: what to divide by, as {"event_type": "view", "value": "one"}',
+    ),
+    Kind.QUANTILE: ("quantile", "is needed for kind quantile: 0.95 is the 95th percentile"),
+    Kind.RETENTION: ("days", 'is needed for kind retention: {"first": 7, "last": 13} is the second week'),
+    Kind.FUNNEL: ("steps", "is needed for kind funnel: 2 to 10 steps in their order"),
+}
+_RECIPE_FIELDS = frozenset().union(*_USED.values())
+
+
+class MetricIn(SelectionIn):
+    """A metric to make: a recipe over the events of exposed users.
+
+    Each kind takes the fields that it uses and refuses the others.
+    """
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": list(EXAMPLES)})
+
+    key: Annotated[Key, AfterValidator(_not_built_in)]
+    name: Name | None = Field(default=None, description="Left out: the key.")
+    description: Description | None = None
+    kind: Kind
+    denominator: SelectionIn | None = Field(default=None, description="Of a ratio; its `value` is `one` if left out.")
+    steps: Steps | None = Field(default=None, description="Of a funnel, in their order.")
+    window: Window | None = Field(
+        default=None, description='After the exposure; `"7d"` is short for `{"seconds": "7d"}`. Left out: for ever.'
+    )
+    cap: Positive | None = Field(
+        default=None, description="No user's total counts for more, nor for less than its negative."
+    )
+    winsorize: UpperShare | None = Field(
+        default=None, description="Users' totals above this quantile of all users' totals count as that quantile."
+    )
+    quantile: Share | None = Field(default=None, description="Of kind quantile.")
+    days: DaysIn | None = Field(default=None, description="Of retention.")
+    covariate_days: Annotated[WholeNumber, Field(ge=1, le=MAX_COVARIATE_DAYS)] | None = Field(
+        default=None, description="CUPED: adjusts by the same number from so many days before the exposure."
+    )
+    direction: Direction | None = Field(
+        default=None, description="Which way is good. Left out: up, and down for time_to_first."
+    )
+    unit: Unit | None = None
+
+    def spec(self) -> MetricSpec:
+        """Return the metric.
+
+        Raises:
+            Invalid: the kind lacks a field, or does not use one that is given.
+        """
+        if problems := [*self._unused(), *self._missing(), *self._contradictions()]:
+            raise Invalid(problems)
+        usual = Direction.DOWN if self.kind is Kind.TIME_TO_FIRST else Direction.UP
+        return MetricSpec(
+            key=self.key,
+            name=self.name or self.key,
+            description=self.description,
+            recipe=self._recipe(),
+            direction=self.direction or usual,
+            unit=self.unit,
+        )
+
+    def _recipe(self) -> Recipe:
+        window = self.window or WindowIn()
+        return Recipe(
+            kind=self.kind,
+            selections=(
+                (self.selection(ValueSource.VALUE),)
+                if self.steps is None
+                else tuple(step.selection() for step in self.steps)
+            ),
+            denominator=None if self.denominator is None else self.denominator.selection(ValueSource.ONE),
+            window_from_s=window.from_seconds,
+            window_s=window.seconds,
+            cap=self.cap,
+            winsorize=self.winsorize,
+            quantile=self.quantile,
+            first_day=None if self.days is None else self.days.first,
+            last_day=None if self.days is None else self.days.last,
+            covariate_days=self.covariate_days,
+        )
+
+    def _unused(self) -> list[FieldProblem]:
+        used = _USED[self.kind]
+        given = sorted(name for name in _RECIPE_FIELDS if getattr(self, name) not in (None, []))
+        return [
+            {
+                "field": name,
+                "detail": f"kind {self.kind} does not use it; remove it. Used: {', '.join(sorted(used))}",
+            }
+            for name in given
+            if name not in used
+        ]
+
+    def _missing(self) -> list[FieldProblem]:
+        if self.kind not in _NEEDED:
+            return []
+        field, detail = _NEEDED[self.kind]
+        return [{"field": field, "detail": detail}] if getattr(self, field) is None else []
+
+    def _contradictions(self) -> list[FieldProblem]:
+        problems: list[FieldProblem] = []
+        if self.cap is not None and self.winsorize is not None:
+            problems.append({"field": "winsorize", "detail": "give cap or winsorize, not both"})
+        is_one = self.value is not None and self.value[0] is ValueSource.ONE
+        if is_one and self.kind in VALUED_KINDS - {Kind.RATIO}:
+            detail = f"would make every event 1; for a {self.kind} give value or a property, to count take kind count"
+            problems.append({"field": "value", "detail": detail})
+        return problems
+
+
+class MetricChange(BaseModel):
+    """Fields to set, as in `POST /metrics`; those left out stay, `null` clears. Key and kind stay as they are."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"window": "14d"}, {"winsorize": 0.99, "cap": None}]}
+    )
+
+    name: Name | None = None
+    description: Description | None = None
+    event_types: Any = None
+    event_type: Any = None
+    filters: Any = None
+    value: Any = None
+    denominator: Any = None
+    steps: Any = None
+    window: Any = None
+    cap: Any = None
+    winsorize: Any = None
+    quantile: Any = None
+    days: Any = None
+    covariate_days: Any = None
+    direction: Direction | None = None
+    unit: Unit | None = None
+
+    def applied_to(self, metric: Metric) -> MetricSpec:
+        """Return the metric with the fields that were sent.
+
+        Raises:
+            Invalid: what comes out is no metric.
+        """
+        wanted = {
+            "key": metric.key,
+            "name": metric.name,
+            "description": metric.description,
+            **recipe_document(metric.recipe),
+            "direction": metric.direction,
+            "unit": metric.unit,
+        }
+        sent = {name: getattr(self, name) for name in self.model_fields_set}
+        if sent.get("event_type") is not None:  # It says the same as the other, so that one cannot stay.
+            wanted["event_types"] = None
+        try:
+            return MetricIn.model_validate(wanted | sent).spec()
+        except ValidationError as error:
+            raise Invalid([field_problem(item) for item in error.errors(include_url=False)]) from error
+
+
+class FilterOut(BaseModel):
+    property: str
+    operator: Operator
+    value: str | float | bool | list[str | float] | None
+
+
+class PropertyOut(BaseModel):
+    property: str
+
+
+class DenominatorOut(BaseModel):
+    event_types: list[str]
+    filters: list[FilterOut]
+    value: str | PropertyOut
+
+
+class StepOut(BaseModel):
+    event_type: str
+    filters: list[FilterOut]
+
+
+class WindowOut(BaseModel):
+    from_seconds: int
+    seconds: int | None
+
+
+class DaysOut(BaseModel):
+    first: int
+    last: int
+
+
+class RecipeOut(BaseModel):
+    """How a metric is computed; what its kind does not use is null."""
+
+    kind: Kind
+    event_types: list[str] | None
+    filters: list[FilterOut] | None
+    value: str | PropertyOut | None
+    denominator: DenominatorOut | None
+    steps: list[StepOut] | None
+    window: WindowOut | None
+    cap: float | None
+    winsorize: float | None
+    quantile: float | None
+    days: DaysOut | None
+    covariate_days: int | None
+
+
+class MetricOut(RecipeOut):
+    """One version of a stored metric."""
+
+    id: int
+    key: str
+    version: int
+    latest_version: int
+    name: str
+    description: str | None
+    direction: Direction
+    unit: str | None
+    created_at: datetime
+    changed_at: datetime
+
+    @classmethod
+    def of(cls, stored: StoredMetric) -> Self:
+        metric = stored.metric
+        return cls(
+            id=metric.id,
+            key=metric.key,
+            version=metric.version,
+            latest_version=stored.latest_version,
+            name=metric.name,
+            description=metric.description,
+            direction=metric.direction,
+            unit=metric.unit,
+            created_at=stored.created_at,
+            changed_at=stored.changed_at,
+            **recipe_document(metric.recipe),
+        )
+
+
+class MetricList(BaseModel):
+    items: list[MetricOut]
+    next_cursor: str | None
