@@ -13,4 +13,5 @@ router = routes.router(tags=["planning"])
 @router.post("/power", dependencies=[requires(Scope.RESULTS)], responses=documented(*WITH_BODY))
 async def plan_experiment(body: PowerIn) -> PowerOut:
     """Return sample size, power or minimum detectable effect, from the two others."""
-    return PowerOut.of(body, complete(body.plan()))
+    plan = body.plan()
+    return PowerOut.of(body, plan, complete(plan))

@@ -8,24 +8,72 @@ from app.core.errors import Invalid
 from app.power.planning import Answer, Kind, Plan
 from app.stats.distributions import Alternative
 from app.stats.planning import Design
+from app.stats.unit_deviation import quantile_deviation, ratio_deviation
 
 _LARGEST = 1e15
 Size = Annotated[float, Field(ge=2, le=_LARGEST, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST, allow_inf_nan=False)]
+Spread = Annotated[float, Field(gt=0, le=_LARGEST, allow_inf_nan=False)]
+SpreadOrNone = Annotated[float, Field(ge=0, le=_LARGEST, allow_inf_nan=False)]
+Correlation = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
+
+# Which fields belong to which kinds alone.
+_OF_RATIOS = ("numerator_std", "denominator_mean", "denominator_std", "correlation")
+_OF_QUANTILES = ("quantile", "density", "values_per_user", "design_effect")
 
 
 class PowerIn(BaseModel):
-    """Two of `n_control`, `power` and the effect (`mde_absolute` or `mde_relative`); the third is answered."""
+    """Two of `n_control`, `power` and the effect (`mde_absolute` or `mde_relative`); the third is answered.
+
+    A mean needs `std`; a ratio `std`, or what it follows from: `numerator_std`, `denominator_mean`, `denominator_std`
+    and `correlation` of one user's two totals; a quantile `std`, or `quantile` and the values' `density` there.
+    """
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={"examples": [{"kind": "proportion", "baseline": 0.1, "mde_relative": 0.05, "power": 0.8}]},
+        json_schema_extra={
+            "examples": [
+                {"kind": "proportion", "baseline": 0.1, "mde_relative": 0.05, "power": 0.8},
+                {
+                    "kind": "ratio",
+                    "baseline": 0.25,
+                    "numerator_std": 3.1,
+                    "denominator_mean": 8,
+                    "denominator_std": 9.5,
+                    "correlation": 0.7,
+                    "mde_relative": 0.02,
+                    "power": 0.8,
+                    "covariate_correlation": 0.5,
+                },
+            ]
+        },
     )
 
     kind: Kind = Kind.PROPORTION
-    baseline: Amount | None = Field(default=None, description="The control's rate (0 to 1) or mean.")
-    std: Annotated[float, Field(gt=0, le=_LARGEST, allow_inf_nan=False)] | None = Field(
-        default=None, description="Standard deviation of one user's value; for means."
+    baseline: Amount | None = Field(default=None, description="The control's rate (0 to 1), mean, ratio or quantile.")
+    std: Spread | None = Field(
+        default=None, description="Standard deviation of one user's contribution; for all kinds but rates."
+    )
+    numerator_std: SpreadOrNone | None = Field(default=None, description="Of one user's numerator; for ratios.")
+    denominator_mean: Spread | None = Field(default=None, description="Of one user's denominator; for ratios.")
+    denominator_std: SpreadOrNone | None = Field(default=None, description="Of one user's denominator; for ratios.")
+    correlation: Correlation | None = Field(
+        default=None, description="Of one user's numerator with the denominator; for ratios."
+    )
+    quantile: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="0.95 is the 95th percentile; for quantiles."
+    )
+    density: Spread | None = Field(
+        default=None,
+        description="Of the values at the quantile, such as 0.01 / (the 95.5th - the 94.5th percentile).",
+    )
+    values_per_user: Spread | None = Field(default=None, description="On average, 1 if left out; for quantiles.")
+    design_effect: Spread | None = Field(
+        default=None,
+        description="How much larger the variance is than with independent values, 1 if left out; for quantiles.",
+    )
+    covariate_correlation: Annotated[float, Field(gt=-1, lt=1)] = Field(
+        default=0.0, description="Of the metric with the covariate that CUPED takes out; 0 is without CUPED."
     )
     n_control: Size | None = Field(default=None, description="Users in the control.")
     power: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -42,10 +90,8 @@ class PowerIn(BaseModel):
         given = [self.n_control, self.power, self._any_effect()]
         if sum(value is not None for value in given) != 2:
             raise ValueError("give exactly two of n_control, power and mde_absolute or mde_relative")
-        if self.kind is Kind.PROPORTION and (self.baseline is None or not 0 <= self.baseline <= 1):
-            raise ValueError("baseline must be a rate between 0 and 1 when kind is proportion")
-        if self.kind is Kind.MEAN and self.std is None:
-            raise ValueError("std must be given when kind is mean")
+        if self.kind.is_rate and (self.baseline is None or not 0 <= self.baseline <= 1):
+            raise ValueError(f"baseline must be a rate between 0 and 1 when kind is {self.kind}")
         if self.mde_relative is not None and not self.baseline:
             raise ValueError("baseline must be given and not 0 for a relative effect")
         effect = self._any_effect()
@@ -54,6 +100,30 @@ class PowerIn(BaseModel):
         if self._any_effect() == 0:
             raise ValueError("an effect of 0 needs no test: give another mde")
         return self
+
+    @model_validator(mode="after")
+    def _what_the_kind_needs(self) -> Self:
+        for kind, fields in ((Kind.RATIO, _OF_RATIOS), (Kind.QUANTILE, _OF_QUANTILES)):
+            for name in fields:
+                if self.kind is not kind and getattr(self, name) is not None:
+                    raise ValueError(f"{name} belongs to kind {kind} alone; leave it out when kind is {self.kind}")
+        if self.kind.is_rate:
+            return self
+        if self.kind is Kind.MEAN and self.std is None:
+            raise ValueError("std must be given when kind is mean")
+        if self.kind is Kind.RATIO:
+            self._refuse_other_than_one("std", _OF_RATIOS)
+            if self.std is None and self.baseline is None:
+                raise ValueError("baseline must be given when kind is ratio and std is left out")
+        if self.kind is Kind.QUANTILE:
+            self._refuse_other_than_one("std", ("quantile", "density"))
+        return self
+
+    def _refuse_other_than_one(self, name: str, others: tuple[str, ...]) -> None:
+        """Refuse both and neither: a deviation, or everything that it follows from."""
+        given = [getattr(self, other) is not None for other in others]
+        if (self.std is None) != all(given) or (self.std is not None and any(given)):
+            raise ValueError(f"give {name}, or all of {', '.join(others)}, when kind is {self.kind}")
 
     def _is_one_sided(self) -> bool:
         return self.alternative is not Alternative.TWO_SIDED
@@ -70,7 +140,7 @@ class PowerIn(BaseModel):
         effect = self.mde_absolute
         if self.mde_relative is not None and self.baseline is not None:
             effect = self.mde_relative * self.baseline
-        if self.kind is Kind.PROPORTION and effect is not None and self.baseline is not None:
+        if self.kind.is_rate and effect is not None and self.baseline is not None:
             after = self.baseline + effect
             if not 0 <= after <= 1:
                 field = "mde_absolute" if self.mde_absolute is not None else "mde_relative"
@@ -78,7 +148,7 @@ class PowerIn(BaseModel):
         return Plan(
             kind=self.kind,
             baseline=self.baseline,
-            std=self.std,
+            std=self._deviation(),
             n_control=self.n_control,
             power=self.power,
             effect=effect,
@@ -87,7 +157,34 @@ class PowerIn(BaseModel):
                 alternative=self.alternative,
                 ratio_treatment_to_control=self.ratio_treatment_to_control,
             ),
+            covariate_correlation=self.covariate_correlation,
         )
+
+    def _deviation(self) -> float | None:
+        """Return the standard deviation of one user's contribution.
+
+        Raises:
+            Invalid: it is 0 or beyond any range.
+        """
+        try:
+            if self.std is None and self.kind is Kind.RATIO:
+                return ratio_deviation(
+                    ratio=self.baseline or 0.0,
+                    numerator_std=self.numerator_std or 0.0,
+                    denominator_mean=self.denominator_mean or 0.0,
+                    denominator_std=self.denominator_std or 0.0,
+                    correlation=self.correlation or 0.0,
+                )
+            if self.std is None and self.kind is Kind.QUANTILE:
+                return quantile_deviation(
+                    quantile=self.quantile or 0.0,
+                    density=self.density or 0.0,
+                    values_per_user=1.0 if self.values_per_user is None else self.values_per_user,
+                    design_effect=1.0 if self.design_effect is None else self.design_effect,
+                )
+        except ValueError as error:
+            raise Invalid.field("body", str(error)) from error
+        return self.std
 
 
 class PowerOut(BaseModel):
@@ -102,10 +199,12 @@ class PowerOut(BaseModel):
     alpha: float
     alternative: Alternative
     ratio_treatment_to_control: float
+    std: Annotated[float | None, Field(description="Of one user's contribution, before CUPED; null for rates.")]
+    covariate_correlation: float
     null_reason: str | None
 
     @classmethod
-    def of(cls, asked: PowerIn, answer: Answer) -> Self:
+    def of(cls, asked: PowerIn, plan: Plan, answer: Answer) -> Self:
         return cls(
             kind=asked.kind,
             n_control=answer.n_control,
@@ -116,5 +215,7 @@ class PowerOut(BaseModel):
             alpha=asked.alpha,
             alternative=asked.alternative,
             ratio_treatment_to_control=asked.ratio_treatment_to_control,
+            std=None if plan.kind.is_rate else plan.std,
+            covariate_correlation=plan.covariate_correlation,
             null_reason=answer.null_reason,
         )

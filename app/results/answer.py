@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from app.metrics.values import Direction, Role
 from app.results.rollup_use import RollupUse
-from app.results.values import Granularity, Metric, Source
+from app.results.values import Granularity, Source
 
 
 class Method(StrEnum):
@@ -15,7 +16,8 @@ class Method(StrEnum):
     POOLED_Z = "pooled_z"  # Pooled z test, Newcombe's interval of the difference, Fieller's of the lift.
     WELCH_T = "welch_t"  # Welch's test and interval, Fieller's interval of the lift.
     DELTA_Z = "delta_z"  # Ratio of sums: delta method, normal quantile, Fieller's interval of the lift.
-    NONE = "none"  # Counts and percentiles: the difference is shown, nothing is tested.
+    QUANTILE_Z = "quantile_z"  # Quantiles with users as clusters: normal quantile, Fieller's interval of the lift.
+    NONE = "none"  # Totals, and percentiles without a standard error: the difference is shown, nothing is tested.
 
 
 class Verdict(StrEnum):
@@ -29,6 +31,38 @@ class Verdict(StrEnum):
     NO_TEST = "NO_TEST"
 
 
+class DecisionVerdict(StrEnum):
+    """What to do with the experiment."""
+
+    SHIP = "SHIP"
+    DO_NOT_SHIP = "DO_NOT_SHIP"
+    KEEP_RUNNING = "KEEP_RUNNING"
+    INVALID = "INVALID"  # No decision can be taken from this answer; the reasons say what stands against it.
+
+
+class DecisionCode(StrEnum):
+    """What led to a decision."""
+
+    SRM_MISMATCH = "SRM_MISMATCH"
+    TWO_VARIANTS = "TWO_VARIANTS"
+    NO_TEST = "NO_TEST"
+    PRIMARY_NOT_ASKED = "PRIMARY_NOT_ASKED"
+    NOT_STARTED = "NOT_STARTED"
+    BELOW_MIN_SAMPLE = "BELOW_MIN_SAMPLE"
+    PLANNED_SAMPLE_NOT_REACHED = "PLANNED_SAMPLE_NOT_REACHED"
+    PLANNED_SAMPLE_REACHED = "PLANNED_SAMPLE_REACHED"
+    ENDED = "ENDED"
+    ENDED_BEFORE_PLAN = "ENDED_BEFORE_PLAN"
+    PRIMARY_BETTER = "PRIMARY_BETTER"
+    PRIMARY_WORSE = "PRIMARY_WORSE"
+    PRIMARY_NOT_DECIDED = "PRIMARY_NOT_DECIDED"
+    GUARDRAILS_HOLD = "GUARDRAILS_HOLD"
+    GUARDRAIL_HARMED = "GUARDRAIL_HARMED"
+    NON_INFERIORITY_NOT_SHOWN = "NON_INFERIORITY_NOT_SHOWN"
+    GUARDRAIL_NOT_ASKED = "GUARDRAIL_NOT_ASKED"
+    PART_OF_THE_DATA = "PART_OF_THE_DATA"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricResult:
     """One metric of one variant. What is undefined is null, and `null_reason` says why."""
@@ -39,6 +73,8 @@ class MetricResult:
     ci_upper: float | None
     # Percent with two decimals.
     lift_vs_control: float | None
+    # That no other variant's value is better, by the beliefs of `bayes`; null where a variant has none.
+    prob_best: float | None
     null_reason: str | None
 
 
@@ -62,13 +98,71 @@ class VariantResult:
     key: str
     is_control: bool
     below_min_sample: bool
-    metrics: Mapping[Metric, MetricResult]
+    metrics: Mapping[str, MetricResult]
     time_series: tuple[SeriesEntry, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PriorResult:
+    """What was believed before the data: Beta(alpha, beta) about a rate, or a normal about the lift.
+
+    `kind` is `beta`, `normal` or `flat`; a flat prior has no parameters.
+    """
+
+    kind: str
+    alpha: float | None
+    beta: float | None
+    lift_mean: float | None
+    lift_std: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BayesResult:
+    """What is believed about the difference after the data; better is in the metric's own direction.
+
+    Losses are in the metric's unit: what is lost on average by shipping (keeping) where that is the wrong choice.
+    """
+
+    prob_better: float | None
+    expected_loss_if_shipped: float | None
+    expected_loss_if_kept: float | None
+    credible_lower: float | None
+    credible_upper: float | None
+    prior: PriorResult
+    null_reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CupedResult:
+    """The comparison after taking out what users did before their exposure. `lift` is a fraction."""
+
+    difference: float | None
+    difference_ci_lower: float | None
+    difference_ci_upper: float | None
+    lift: float | None
+    lift_ci_lower: float | None
+    lift_ci_upper: float | None
+    p_value: float | None
+    theta: float | None
+    # 30 means that the variance of the difference is 30 % smaller than without the covariate.
+    variance_reduction_percent: float | None
+    null_reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NonInferiorityResult:
+    """Whether a guardrail is worse by less than its margin, a share of the control's value; one-sided."""
+
+    margin: float
+    statistic: float | None
+    p_value: float | None
+    shown: bool
+    null_reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonResult:
-    """One metric of one treatment against the control. `lift` is a fraction.
+    """One metric of one variant against another, by default the control. `lift` is a fraction.
 
     `p_value` and the interval of the difference are for one look at a fixed horizon and for this comparison alone;
     `p_value_adjusted` (Holm) is for all comparisons of the answer read together, and what is `always_valid` holds
@@ -77,7 +171,9 @@ class ComparisonResult:
 
     variant: str
     control: str
-    metric: Metric
+    metric: str
+    n_variant: int
+    n_control: int
     difference: float | None
     difference_ci_lower: float | None
     difference_ci_upper: float | None
@@ -87,12 +183,23 @@ class ComparisonResult:
     statistic: float | None
     df: float | None
     p_value: float | None
+    # The same number twice: the first name came first.
     p_value_adjusted: float | None
+    p_value_holm: float | None
+    p_value_bh: float | None
     always_valid_p_value: float | None
     always_valid_ci_lower: float | None
     always_valid_ci_upper: float | None
+    always_valid_lift_ci_lower: float | None
+    always_valid_lift_ci_upper: float | None
+    bayes: BayesResult
+    cuped: CupedResult
+    # Of guardrails with a margin alone.
+    noninferiority: NonInferiorityResult | None
     method: Method
     null_reason: str | None
+    # In words: what is undefined, and how that is to be read.
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,16 +216,146 @@ class SrmResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionReason:
+    """Why, as a code and as a sentence."""
+
+    code: DecisionCode
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionRule:
+    """By which rule evidence counted: `fixed`, `always_valid` or `group_sequential`, at this two-sided level.
+
+    `information` is the share of the planned users that is there, `bound` what the z statistic has to reach at the
+    present look of a group-sequential plan.
+    """
+
+    stopping_rule: str
+    alpha: float
+    metric: str
+    planned_sample: int | None
+    information: float | None
+    look: int | None
+    looks: int | None
+    bound: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionResult:
+    """What to do, with which variant: the one to ship, or the control that stays."""
+
+    verdict: DecisionVerdict
+    variant: str | None
+    reasons: tuple[DecisionReason, ...]
+    rule: DecisionRule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The outcome at a glance, by the first metric asked for."""
+    """The outcome at a glance, by the first metric asked for; the decision is by the primary one."""
 
     status: str
     winning_variant: str | None
     verdict: Verdict
-    metric: Metric
+    metric: str
     confidence_level: float
     # Relative: 0.05 is 5 %.
     minimum_detectable_effect: float | None
+    decision: DecisionResult
+    # Exposed users a day, over the last days; until the planned sample is there that many days remain.
+    users_per_day: float | None
+    remaining_days: float | None
+    remaining_days_null_reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefinitionResult:
+    """What a metric of the answer is. `version` is null for a built-in metric."""
+
+    key: str
+    version: int | None
+    role: Role
+    direction: Direction
+    unit: str | None
+    margin: float | None
+    exploratory: bool
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectPoint:
+    """The difference by all that had happened by the end of the day that starts at `time`."""
+
+    time: datetime
+    difference: float | None
+    ci_lower: float | None
+    ci_upper: float | None
+    always_valid_ci_lower: float | None
+    always_valid_ci_upper: float | None
+    n_variant: int
+    n_control: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectSeries:
+    """One metric of one treatment against the control, day by day."""
+
+    metric: str
+    variant: str
+    points: tuple[EffectPoint, ...]
+    null_reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExposurePoint:
+    """Users exposed in the day that starts at `time`, and all up to its end."""
+
+    time: datetime
+    users: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExposureSeries:
+    """One variant's users, day by day."""
+
+    variant: str
+    points: tuple[ExposurePoint, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyResult:
+    """Which p-values are adjusted together: all comparisons of the answer that were tested."""
+
+    comparisons: int
+    tested: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvenanceResult:
+    """Where the numbers come from, so that they can be had, traced and made again.
+
+    What is not known is null, and `null_reasons` says why, by the field's name.
+    """
+
+    # By their names: postgresql, clickhouse.
+    sources: tuple[str, ...]
+    complete_until: datetime
+    lag_seconds: float
+    events_counted: int
+    duplicates_dropped: int | None
+    late_events: int | None
+    # Users who would have counted, by the reason why they do not.
+    users_excluded: Mapping[str, int]
+    experiment_version: int
+    # Null for a built-in metric.
+    metric_versions: Mapping[str, int | None]
+    # SHA-256 of the question with the versions above, in hexadecimal: equal for equal questions of equal meaning.
+    query_hash: str
+    answer_id: str | None
+    null_reasons: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +366,9 @@ class Metadata:
     end_date: datetime | None
     granularity: Granularity
     event_types: tuple[str, ...]
-    metrics: tuple[Metric, ...]
+    metrics: tuple[str, ...]
+    compare: tuple[str, ...]
+    family: FamilyResult
     confidence_level: float
     min_sample: int
     include_ci: bool
@@ -151,4 +390,8 @@ class Results:
     variants: tuple[VariantResult, ...]
     comparisons: tuple[ComparisonResult, ...]
     srm: SrmResult
+    definitions: tuple[DefinitionResult, ...]
+    effect_over_time: tuple[EffectSeries, ...]
+    exposures_over_time: tuple[ExposureSeries, ...]
+    provenance: ProvenanceResult
     metadata: Metadata

@@ -10,6 +10,7 @@ from app.core.metrics import Metrics
 from app.core.redis import RedisAid
 from app.experiments.values import Experiment
 from app.results.answer import Results
+from app.results.reading import Reading
 from app.results.values import LONGEST_KEPT, Freshness, Question
 
 # The contract's lifetimes: a summary 60 s, an answer with its time series 5 min.
@@ -27,8 +28,14 @@ class ResultsCache:
         self._metrics = metrics
         self._namespace = namespace
 
-    def key(self, experiment: Experiment, question: Question, freshness: Freshness) -> str:
-        content = msgspec.json.encode([_without_freshness(question), freshness.newest, freshness.override_epoch])
+    def key(self, experiment: Experiment, question: Question, reading: Reading, freshness: Freshness) -> str:
+        # What is measured and promised may change without a new version of the experiment.
+        promised = [
+            (item.metric.key, item.metric.version, item.role, item.margin, item.exploratory)
+            for item in experiment.metrics
+        ]
+        asked = [_without_freshness(question), reading, promised]
+        content = msgspec.json.encode([*asked, freshness.newest, freshness.override_epoch])
         digest = hashlib.sha256(content).hexdigest()
         return f"{self._namespace}:results:{experiment.id}:{experiment.version}:{digest}"
 

@@ -6,14 +6,14 @@ both sides is one user, because the rows of both sides are joined before anythin
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from app.core.clickhouse import ClickHouse
-from app.events.messages import MOST_AHEAD
-from app.results import rolled_up
+from app.results import exposed_cold, rolled_up
 from app.results import tail as tail_tables
-from app.results.observed import EPOCH, FOREVER, P95, observations_of
+from app.results.observed import EPOCH, FOREVER, LATE, P95, Row, observations_of, segments_of, with_segments
 from app.results.values import Observations, Question, Subject, Tail
 from app.rollups.steps import ORIGIN, Step
 
@@ -28,45 +28,17 @@ _SETTINGS: Mapping[str, Any] = {
     "precise_float_parsing": 1,
 }
 
-_STORED = """
-WITH stored AS (
-    SELECT user_id, variant_id, exposed_at, context FROM exposures FINAL
-    WHERE experiment_id = {experiment_id:Int64} AND ingested_at < {watermark:DateTime64(6, 'UTC')}"""
-_AND_STORED_TAIL = f"""
-    UNION ALL SELECT user_id, variant_id, exposed_at, context FROM {tail_tables.EXPOSURES}"""  # noqa: S608  # Made of constants.
-# The newest state, also if it came after the watermark: a merge may have dropped the older one already.
-_OVERRIDDEN = """
-), overridden AS (
-    SELECT user_id, variant_id, exposed_at FROM overrides FINAL
-    WHERE experiment_id = {experiment_id:Int64} AND NOT removed"""
-_OVERRIDDEN_BY_TAIL = f"""
-), overridden AS (
-    SELECT user_id, variant_id, exposed_at FROM {tail_tables.OVERRIDES}"""  # noqa: S608  # Made of constants.
-_EXPOSED_BY_PLAN = """
-), exposed AS (
-    SELECT user_id, variant_id, exposed_at, planned FROM (
-        SELECT user_id, variant_id, exposed_at, 1 AS planned FROM stored
-        WHERE user_id NOT IN (SELECT user_id FROM overridden)"""
-_AND_WITH_OVERRIDES = """
-        UNION ALL
-        SELECT user_id, variant_id, exposed_at, 0 AS planned FROM overridden WHERE true"""
-_WITH_CONTEXT_HEAD = """ AND user_id IN (SELECT user_id FROM stored WHERE true"""
-# Strings and booleans compare as text, numbers by value; objects and lists have no one text and match nothing.
-_HAS_CONTEXT = """
-          AND multiIf(
-            JSONType(context, {{context_name_{index}:String}}) IN ('String', 'Bool'),
-            JSONExtractString(context, {{context_name_{index}:String}}) = {{context_value_{index}:String}},
-            JSONType(context, {{context_name_{index}:String}}) IN ('Int64', 'UInt64', 'Double'),
-            JSONExtractFloat(context, {{context_name_{index}:String}}) = {{context_number_{index}:Nullable(Float64)}},
-            false)"""
-_EXPOSED_TAIL = """
-    ) WHERE true"""
-_EXPOSED_BEFORE_END = """ AND exposed_at < {until:DateTime64(6, 'UTC')}"""
 # The conditions on ingestion times follow from those on the events' own, and spare partitions that are too old.
 _CONDITIONS = """ WHERE project_id = {project_id:Int64}
       AND (experiment_id IS NULL OR experiment_id = {experiment_id:Int64})
-      AND ingested_at < {watermark:DateTime64(6, 'UTC')}
-      AND ingested_at >= (SELECT min(exposed_at) FROM exposed) - toIntervalMicrosecond({most_ahead_us:Int64})"""
+      AND ingested_at < {watermark:DateTime64(6, 'UTC')}"""
+# Of all who are assigned, which is found once for the whole statement.
+_INGESTED_SINCE_EXPOSURES = """
+      AND ingested_at >= (SELECT min(exposed_at) FROM stored) - toIntervalMicrosecond({most_ahead_us:Int64})"""
+_INGESTED_SINCE_OVERRIDES = """
+      AND ingested_at >= (
+        SELECT min(exposed_at) FROM (SELECT exposed_at FROM stored UNION ALL SELECT exposed_at FROM overridden)
+      ) - toIntervalMicrosecond({most_ahead_us:Int64})"""
 _INGESTED_SINCE = """
       AND ingested_at >= {since:DateTime64(6, 'UTC')} - toIntervalMicrosecond({most_ahead_us:Int64})"""
 _SINCE = """ AND ts >= {since:DateTime64(6, 'UTC')}"""
@@ -76,9 +48,12 @@ _COUNTED_HEAD = """
 ), counted AS (
     SELECT exposed.variant_id AS variant_id, exposed.unit AS unit, happened.event_type AS event_type,
         toUnixTimestamp64Micro(happened.ts)
-            - (toUnixTimestamp64Micro(happened.ts) - {origin_us:Int64}) % {width_us:Int64} AS bucket_us
+            - (toUnixTimestamp64Micro(happened.ts) - {origin_us:Int64}) % {width_us:Int64} AS bucket_us,
+        happened.late AS late
     FROM (
-        SELECT user_id, event_type, ts FROM events FINAL"""
+        SELECT user_id, event_type, ts,
+            toUnixTimestamp64Micro(ingested_at) - toUnixTimestamp64Micro(ts) > {late_us:Int64} AS late
+        FROM events FINAL"""
 # Copies of a redelivered row are alike, so those without a value may be left out before copies are dropped.
 _VALUED_HEAD = """
 ), valued AS (
@@ -92,7 +67,7 @@ _VALUED_WITH_COPIES_HEAD = """
     FROM (
         SELECT user_id, ts, value FROM events PREWHERE value IS NOT NULL"""
 _AND_EVENTS_TAIL = f"""
-        UNION ALL SELECT user_id, event_type, ts FROM {tail_tables.EVENTS} WHERE true"""  # noqa: S608  # Made of constants.
+        UNION ALL SELECT user_id, event_type, ts, late FROM {tail_tables.EVENTS} WHERE true"""  # noqa: S608  # Made of constants.
 _AND_VALUES_TAIL = f"""
         UNION ALL SELECT user_id, ts, value FROM {tail_tables.EVENTS} WHERE value IS NOT NULL"""  # noqa: S608  # Made of constants.
 # Users get a number, because bitmaps of numbers are far cheaper than sets of text.
@@ -108,12 +83,12 @@ _WITHOUT_UNITS_TAIL = """
 _PER_ARM_AND_BUCKET = """
 ), tallied AS (
     SELECT variant_id, event_type, bucket_us, grouping(bucket_us) = 1 AS of_arm, groupBitmap(unit) AS users,
-        count() AS events
+        count() AS events, countIf(late) AS late
     FROM counted GROUP BY GROUPING SETS ((variant_id), (variant_id, event_type, bucket_us))"""
 _PER_ARM = """
 ), tallied AS (
     SELECT variant_id, '' AS event_type, toInt64(0) AS bucket_us, true AS of_arm, groupBitmap(unit) AS users,
-        count() AS events
+        count() AS events, countIf(late) AS late
     FROM counted GROUP BY variant_id"""
 # The exponent field of a double is read from its bits: no logarithm rounds as reliably. Two factors, because one
 # power of two may be beyond a double's range where their product applied one by one is not.
@@ -131,42 +106,49 @@ _SUMS = """
                 value * exp2(intDiv(scale, 2)) * exp2(scale - intDiv(scale, 2)))), 0))) AS units
         FROM valued GROUP BY variant_id, unit
     ) GROUP BY variant_id"""
-# Who entered before the first event that can count is as good as entered then.
+# Who entered before the first event that can count is as good as entered then. Who is left out has no bucket.
 _ENTERED = """
 ), entered AS (
-    SELECT variant_id, entered_us - (entered_us - {origin_us:Int64}) % {entry_width_us:Int64} AS bucket_us,
+    SELECT reason, variant_id, if(reason = 0,
+        entered_us - (entered_us - {origin_us:Int64}) % {entry_width_us:Int64}, 0) AS bucket_us,
         count() AS users, sum(planned) AS planned
     FROM (
-        SELECT variant_id, planned, greatest(toUnixTimestamp64Micro(exposed_at), {since_us:Int64}) AS entered_us
-        FROM exposed
-    ) GROUP BY variant_id, bucket_us"""
-_ANSWER = """
+        SELECT reason, variant_id, planned, greatest(toUnixTimestamp64Micro(exposed_at), {since_us:Int64}) AS entered_us
+        FROM judged
+    ) GROUP BY reason, variant_id, bucket_us"""
+_LEFT_OUT = """
+), left_out AS (
+    SELECT reason, variant_id, toInt64(0) AS bucket_us, count() AS users, sum(planned) AS planned
+    FROM judged GROUP BY reason, variant_id"""
+_NO_TOTALS = """toUInt64(0) AS valued, toUInt256(0) AS valued_squares, toInt256(0) AS total,
+        toInt256(0) AS total_squares, toInt256(0) AS products, 0 AS exponent, 0 AS position, 0. AS value"""
+_NO_EVENTS = f"""toUInt64(0) AS events, CAST(NULL, 'Nullable(UInt64)') AS late, {_NO_TOTALS}"""
+_ANSWER = f"""
 )
 SELECT * FROM (
-    SELECT 'entry' AS kind, variant_id, '' AS event_type, bucket_us, users, planned, toUInt64(0) AS events,
-        toUInt64(0) AS valued, toUInt256(0) AS valued_squares, toInt256(0) AS total, toInt256(0) AS total_squares,
-        toInt256(0) AS products, 0 AS exponent, 0 AS position, 0. AS value
-    FROM entered"""
-_ARMS_ANSWER = """
+    SELECT if(reason = 0, 'entry', 'excluded') AS kind, variant_id, {exposed_cold.REASONS}[reason + 1] AS label,
+        bucket_us, users, planned, {_NO_EVENTS}
+    FROM entered"""  # noqa: S608  # Made of constants.
+_ARMS_ANSWER = f"""
     UNION ALL
-    SELECT if(of_arm, 'arm', 'slot') AS kind, variant_id, event_type, bucket_us, users, 0 AS planned, events,
-        toUInt64(0) AS valued, toUInt256(0) AS valued_squares, toInt256(0) AS total, toInt256(0) AS total_squares,
-        toInt256(0) AS products, 0 AS exponent, 0 AS position, 0. AS value
+    SELECT if(of_arm, 'arm', 'slot') AS kind, variant_id, event_type AS label, bucket_us, users, 0 AS planned, events,
+        late, {_NO_TOTALS}
     FROM tallied
-    LIMIT {most_slots:UInt64} BY of_arm"""
+    LIMIT {{most_slots:UInt64}} BY of_arm"""  # noqa: S608  # Made of constants.
 # An arm without values is without a row among the sums, which makes them 0.
 _ARMS_WITH_SUMS_ANSWER = """
     UNION ALL
-    SELECT if(of_arm, 'arm', 'slot') AS kind, tallied.variant_id AS variant_id, event_type, bucket_us, users,
-        0 AS planned, events, sums.valued AS valued, sums.valued_squares AS valued_squares, sums.total AS total,
+    SELECT if(of_arm, 'arm', 'slot') AS kind, tallied.variant_id AS variant_id, event_type AS label, bucket_us, users,
+        0 AS planned, events, late, sums.valued AS valued, sums.valued_squares AS valued_squares, sums.total AS total,
         sums.total_squares AS total_squares, sums.products AS products, scale AS exponent, 0 AS position, 0. AS value
     FROM tallied LEFT JOIN sums ON tallied.variant_id = sums.variant_id
     LIMIT {most_slots:UInt64} BY of_arm"""
 _P95_ANSWER = f"""
     UNION ALL
-    SELECT 'p95' AS kind, variant_id, '' AS event_type, toInt64(0) AS bucket_us, toUInt64(0) AS users, 0 AS planned,
-        toUInt64(0) AS events, length(sorted) AS valued, toUInt256(0) AS valued_squares, toInt256(0) AS total,
-        toInt256(0) AS total_squares, toInt256(0) AS products, 0 AS exponent,
+    SELECT 'p95' AS kind, variant_id, '' AS label, toInt64(0) AS bucket_us, toUInt64(0) AS users, 0 AS planned,
+        toUInt64(0) AS events, CAST(NULL, 'Nullable(UInt64)') AS late, length(sorted) AS valued,
+        toUInt256(0) AS valued_squares, toInt256(0) AS total, toInt256(0) AS total_squares, toInt256(0) AS products,
+        0 AS exponent,
         arrayJoin(if(rank + 1 < valued, [0, 1], [0])) AS position,
         sorted[rank + 1 + position] AS value
     FROM (
@@ -174,6 +156,19 @@ _P95_ANSWER = f"""
             intDiv({P95[0]} * (length(sorted) - 1), {P95[1]}) AS rank
         FROM valued GROUP BY variant_id
     )"""  # noqa: S608  # Made of constants.
+_LEFT_OUT_ANSWER = f"""
+    UNION ALL
+    SELECT 'excluded' AS kind, variant_id, {exposed_cold.REASONS}[reason + 1] AS label,
+        bucket_us, users, planned, {_NO_EVENTS}
+    FROM left_out"""  # noqa: S608  # Made of constants.
+_ASSIGNED_ANSWER = f"""
+    UNION ALL
+    SELECT 'assigned' AS kind, variant_id, '' AS label, toInt64(0) AS bucket_us, users, 0 AS planned, {_NO_EVENTS}
+    FROM assigned"""  # noqa: S608  # Made of constants.
+_SEGMENTS_ANSWER = f"""
+    UNION ALL
+    SELECT 'segment' AS kind, toInt64(arrayJoin(arrayEnumerate(largest))) AS variant_id, largest[variant_id] AS label,
+        toInt64(0) AS bucket_us, toUInt64(0) AS users, 0 AS planned, {_NO_EVENTS}"""
 _END = """
 )"""
 
@@ -206,13 +201,35 @@ class ColdStore:
             ClickHouseUnavailable: it cannot be reached.
             ClickHouseRefused: the history's tables are not there, or not as expected.
         """
+        whole, *broken_down = [
+            await self._rows(subject, asked, watermark, most_slots=most_slots, tail=tail, steps=by)
+            for asked, by in _statements(question, steps)
+        ]
+        seen = observations_of(whole, with_series=question.with_series)
+        return with_segments(seen, segments_of(*broken_down)) if broken_down else seen
+
+    async def _rows(
+        self,
+        subject: Subject,
+        question: Question,
+        watermark: datetime,
+        *,
+        most_slots: int,
+        tail: Tail | None,
+        steps: Sequence[Step],
+    ) -> Sequence[Row]:
         sql, parameters = statement_for(
             subject, question, watermark, most_slots=most_slots, with_tail=tail is not None, steps=steps
         )
-        rows = await self._clickhouse.rows(
-            sql, parameters, settings=_SETTINGS, tables=None if tail is None else tail_tables.tables_of(tail)
-        )
-        return observations_of(rows, with_series=question.with_series)
+        tables = tail_tables.tables_for(subject, tail)
+        return await self._clickhouse.rows(sql, parameters, settings=_SETTINGS, tables=tables)
+
+
+def _statements(question: Question, steps: Sequence[Step]) -> list[tuple[Question, Sequence[Step]]]:
+    """Return what is asked one after the other: the whole, and its breakdown."""
+    whole = [(replace(question, breakdown=None), steps)]
+    # Rollups know no contexts.
+    return whole if question.breakdown is None else [*whole, (replace(question, with_series=False), ())]
 
 
 def statement_for(
@@ -226,34 +243,54 @@ def statement_for(
 ) -> tuple[str, Mapping[str, Any]]:
     """Put the statement together from constant parts, leaving out what the question does not need.
 
-    steps: of the rollups, where these count.
+    With a breakdown it is about its segments alone. steps: of the rollups, where these count.
     """
     conditions = _conditions(question)
+    assigned = exposed_cold.assigned(subject, question)
     parts = (
-        *(_STORED, _AND_STORED_TAIL if with_tail else ""),
-        _OVERRIDDEN_BY_TAIL if with_tail else _OVERRIDDEN,
-        *_exposed(question),
+        *exposed_cold.leading(subject, question, with_tail=with_tail),
+        exposed_cold.exposed(subject, question),
         *(
-            rolled_up.counting(question, conditions, with_tail=with_tail)
+            _counting_with_rollups(subject, question, conditions, with_tail=with_tail)
             if steps
-            else _counting(question, conditions, with_tail=with_tail)
+            else _counting(subject, question, conditions, with_tail=with_tail)
         ),
         *_values(question, with_tail=with_tail),
+        *((assigned,) if assigned else ()),
         _ANSWER,
         _ARMS_WITH_SUMS_ANSWER if question.wants_sums else _ARMS_ANSWER,
         _P95_ANSWER if question.wants_p95 else "",
+        _LEFT_OUT_ANSWER if steps else "",
+        _ASSIGNED_ANSWER if assigned else "",
+        _SEGMENTS_ANSWER if question.breakdown is not None else "",
         _END,
     )
-    parameters = _parameters(subject, question, watermark, most_slots=most_slots)
-    return "".join(parts), {**parameters, **(rolled_up.parameters_for(question, steps) if steps else {})}
+    parameters = {
+        **exposed_cold.parameters_for(subject, question, watermark),
+        **_parameters(question, most_slots=most_slots),
+        **(rolled_up.parameters_for(question, steps) if steps else {}),
+    }
+    return "".join(parts), parameters
 
 
-def _counting(question: Question, conditions: str, *, with_tail: bool) -> tuple[str, ...]:
+def _counting_with_rollups(
+    subject: Subject, question: Question, conditions: str, *, with_tail: bool
+) -> tuple[str, ...]:
+    return (
+        exposed_cold.barred(subject),
+        *rolled_up.counting(question, conditions, exposed_cold.is_barred(subject), with_tail=with_tail),
+        exposed_cold.judged(subject, question, only_left_out=True),
+        _LEFT_OUT,
+    )
+
+
+def _counting(subject: Subject, question: Question, conditions: str, *, with_tail: bool) -> tuple[str, ...]:
     return (
         *(_COUNTED_HEAD, _in_history(question)),
         *((_AND_EVENTS_TAIL, conditions) if with_tail else ()),
         _WITH_UNITS_TAIL,
         _PER_ARM_AND_BUCKET if question.with_series else _PER_ARM,
+        exposed_cold.judged(subject, question),
         _ENTERED,
     )
 
@@ -269,7 +306,14 @@ def _conditions(question: Question) -> str:
 
 
 def _in_history(question: Question) -> str:
-    return _CONDITIONS + (_INGESTED_SINCE if question.start is not None else "") + _conditions(question)
+    return "".join(
+        (
+            _CONDITIONS,
+            _INGESTED_SINCE_OVERRIDES if question.include_overrides else _INGESTED_SINCE_EXPOSURES,
+            _INGESTED_SINCE if question.start is not None else "",
+            _conditions(question),
+        )
+    )
 
 
 def _values(question: Question, *, with_tail: bool) -> tuple[str, ...]:
@@ -282,37 +326,15 @@ def _values(question: Question, *, with_tail: bool) -> tuple[str, ...]:
     )
 
 
-def _exposed(question: Question) -> tuple[str, ...]:
-    context = "".join(_HAS_CONTEXT.format(index=index) for index in range(len(question.context)))
-    in_context = (_WITH_CONTEXT_HEAD, context, ")") if context else ()
-    return (
-        *(_EXPOSED_BY_PLAN, context),
-        *((_AND_WITH_OVERRIDES, *in_context) if question.include_overrides else ()),
-        _EXPOSED_TAIL,
-        _EXPOSED_BEFORE_END if question.end is not None else "",
-    )
-
-
-def _parameters(subject: Subject, question: Question, watermark: datetime, *, most_slots: int) -> Mapping[str, Any]:
+def _parameters(question: Question, *, most_slots: int) -> Mapping[str, Any]:
     parameters: dict[str, Any] = {
-        "project_id": subject.project_id,
-        "experiment_id": subject.experiment_id,
-        "watermark": watermark,
-        "most_ahead_us": MOST_AHEAD // _US,
         "origin_us": (ORIGIN - EPOCH) // _US,
         "since_us": ((question.start or ORIGIN) - EPOCH) // _US,
         "width_us": question.granularity.width // _US,
         "entry_width_us": (question.granularity.width if question.with_series else FOREVER) // _US,
+        "late_us": LATE // _US,
         "most_slots": most_slots,
     }
-    if question.start is not None:
-        parameters["since"] = question.start
-    if question.end is not None:
-        parameters["until"] = question.end
     if question.event_types:
         parameters["event_types"] = list(question.event_types)
-    for index, wanted in enumerate(question.context):
-        parameters[f"context_name_{index}"] = wanted.name
-        parameters[f"context_value_{index}"] = wanted.value
-        parameters[f"context_number_{index}"] = wanted.number
     return parameters

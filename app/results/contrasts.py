@@ -1,32 +1,58 @@
 """How two arms compare by a metric, and what could have been found. Plain functions, no I/O."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import assert_never
 
 from app.results.answer import Method
-from app.results.recipes import NO_VALUES, exact_lift, exact_value, mean_of, rate_of, ratio_of, shown
-from app.results.values import ArmObservations, Metric
+from app.results.estimates import exact_lift, shown
+from app.results.measured import Measured, MeasuredArm, Shape
+from app.results.words import NO_COVARIATE, NO_TEST, NO_VALUES
 from app.stats.comparisons import compare
+from app.stats.cuped import cuped_difference
 from app.stats.distributions import Alternative, Distribution
+from app.stats.effects import Scale
 from app.stats.exact import all_finite, to_float
 from app.stats.lift import Lift, LiftMethod, relative_lift
+from app.stats.noninferiority import NonInferiority, noninferiority_rates, noninferiority_test
 from app.stats.planning import Design
 from app.stats.power_means import MeanPower, mde_means
 from app.stats.power_rates import mde_proportions
 from app.stats.proportions import difference_of_proportions, two_proportion_test
 from app.stats.reasons import NullReason
-from app.stats.samples import Proportion, Sample
+from app.stats.samples import ArmEstimate, Proportion
 from app.stats.sequential import always_valid_interval
-
-# Counts depend on the allocation, and percentiles have no standard error here, so nothing is tested.
-NO_TEST = "NO_TEST"
-# The metrics whose differences are tested, and which can therefore name a winner.
-TESTED = frozenset({Metric.CONVERSION_RATE, Metric.VALUE_PER_USER, Metric.AVG_VALUE})
 
 # The convention of planning: an effect is detectable if the test finds it four times out of five.
 _POWER = 0.8
+
+_METHODS = {
+    Shape.RATE: Method.POOLED_Z,
+    Shape.MEAN: Method.WELCH_T,
+    Shape.RATIO: Method.DELTA_Z,
+    Shape.QUANTILE: Method.QUANTILE_Z,
+    Shape.TOTAL: Method.NONE,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adjusted:
+    """The difference after CUPED; `lift` is a fraction, `variance_ratio` the variance with it over that without."""
+
+    difference: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    lift: float | None = None
+    lift_lower: float | None = None
+    lift_upper: float | None = None
+    p_value: float | None = None
+    theta: float | None = None
+    variance_ratio: float | None = None
+    null_reason: str | None = None
+    interval_null_reason: str | None = None
+
+
+WITHOUT_COVARIATE = Adjusted(null_reason=NO_COVARIATE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,49 +75,47 @@ class Contrast:
     always_lower: float | None = None
     always_upper: float | None = None
     always_p_value: float | None = None
+    always_lift_lower: float | None = None
+    always_lift_upper: float | None = None
+    adjusted: Adjusted = WITHOUT_COVARIATE
+    # Of metrics with a margin.
+    noninferiority: NonInferiority | None = None
     # Why a value or the test is undefined, and why an interval is.
     null_reason: str | None = None
     interval_null_reason: str | None = None
 
 
-def contrast(metric: Metric, control: ArmObservations, treatment: ArmObservations, confidence: float) -> Contrast:
+def contrast(metric: Measured, control: MeasuredArm, treatment: MeasuredArm, confidence: float) -> Contrast:
     """Compare a treatment with the control by one metric."""
-    match metric:
-        case Metric.UNIQUE_USERS | Metric.EVENT_COUNT | Metric.P95_VALUE:
-            return _without_test(exact_value(metric, control), exact_value(metric, treatment))
-        case Metric.CONVERSION_RATE:
-            return _of_rates(rate_of(control), rate_of(treatment), confidence)
-        case Metric.VALUE_PER_USER:
-            return _of_means(mean_of(control), mean_of(treatment), confidence, Method.WELCH_T)
-        case Metric.AVG_VALUE:
-            return _of_means(ratio_of(control), ratio_of(treatment), confidence, Method.DELTA_Z)
-        case _:
-            assert_never(metric)
+    c, t = control.sample.estimate(), treatment.sample.estimate()
+    if not metric.tested:
+        return _without_test(c.value, t.value)
+    if isinstance(control.sample, Proportion) and isinstance(treatment.sample, Proportion):
+        found = _of_rates(control.sample, treatment.sample, confidence)
+    else:
+        found = _of_estimates(c, t, confidence, metric.shape)
+    return replace(
+        _with_always_valid(found, c, t, confidence),
+        adjusted=_adjusted(control, treatment, confidence),
+        noninferiority=_noninferiority(metric, control, treatment, confidence),
+    )
 
 
 def detectable_effect(
-    metric: Metric, control: ArmObservations, treatment: ArmObservations, confidence: float
+    metric: Measured, control: MeasuredArm, treatment: MeasuredArm, confidence: float
 ) -> float | None:
     """Return the smallest relative effect that the test finds with 80 % power in as many users as there are.
 
     `None` where the metric has no test, an arm is too small, or the control's value is 0 or has no variance.
     """
-    if 1 - confidence >= _POWER or not (control.exposed and treatment.exposed):
+    c, t = control.sample.estimate(), treatment.sample.estimate()
+    if not metric.tested or 1 - confidence >= _POWER or not (c.n and t.n):
         return None
-    design = Design(alpha=1 - confidence, ratio_treatment_to_control=treatment.exposed / control.exposed)
-    match metric:
-        case Metric.UNIQUE_USERS | Metric.EVENT_COUNT | Metric.P95_VALUE:
-            return None
-        case Metric.CONVERSION_RATE:
-            baseline = control.converters / control.exposed
-            found = mde_proportions(baseline=baseline, n_control=control.exposed, power=_POWER, design=design)
-            return found.relative
-        case Metric.VALUE_PER_USER:
-            return _detectable_difference(mean_of(control), mean_of(treatment), design)
-        case Metric.AVG_VALUE:
-            return _detectable_difference(ratio_of(control), ratio_of(treatment), design)
-        case _:
-            assert_never(metric)
+    design = Design(alpha=1 - confidence, ratio_treatment_to_control=t.n / c.n)
+    if isinstance(control.sample, Proportion):
+        baseline = control.sample.successes / control.sample.trials
+        return mde_proportions(baseline=baseline, n_control=c.n, power=_POWER, design=design).relative
+    return _detectable_difference(c, t, design)
 
 
 def _without_test(control: Fraction | None, treatment: Fraction | None) -> Contrast:
@@ -105,7 +129,6 @@ def _of_rates(control: Proportion, treatment: Proportion, confidence: float) -> 
     interval = difference_of_proportions(control, treatment, confidence=confidence)
     test = two_proportion_test(control, treatment)
     lift = relative_lift(control, treatment, confidence=confidence, method=LiftMethod.FIELLER_NORMAL)
-    always = always_valid_interval(control, treatment, alpha=1 - confidence)
     return Contrast(
         method=Method.POOLED_Z,
         difference=interval.estimate,
@@ -116,27 +139,19 @@ def _of_rates(control: Proportion, treatment: Proportion, confidence: float) -> 
         lift_upper=lift.upper,
         statistic=test.statistic,
         p_value=test.p_value,
-        always_lower=always.lower,
-        always_upper=always.upper,
-        always_p_value=always.p_value,
         null_reason=interval.null_reason or test.null_reason or _reason_without_lift(lift),
         interval_null_reason=lift.null_reason,
     )
 
 
-def _of_means(control: Sample, treatment: Sample, confidence: float, method: Method) -> Contrast:
-    distribution, lift_method = (
-        (Distribution.WELCH_T, LiftMethod.FIELLER_WELCH_T)
-        if method is Method.WELCH_T
-        else (Distribution.NORMAL, LiftMethod.FIELLER_NORMAL)
-    )
+def _of_estimates(control: ArmEstimate, treatment: ArmEstimate, confidence: float, shape: Shape) -> Contrast:
+    distribution, lift_method = _references(shape)
     test = compare(
         control, treatment, confidence=confidence, alternative=Alternative.TWO_SIDED, distribution=distribution
     )
     lift = relative_lift(control, treatment, confidence=confidence, method=lift_method)
-    always = always_valid_interval(control, treatment, alpha=1 - confidence)
     return Contrast(
-        method=method,
+        method=_METHODS[shape],
         difference=test.difference,
         lower=test.lower,
         upper=test.upper,
@@ -146,11 +161,74 @@ def _of_means(control: Sample, treatment: Sample, confidence: float, method: Met
         statistic=test.statistic,
         df=test.df,
         p_value=test.p_value,
+        null_reason=test.null_reason or _reason_without_lift(lift),
+        interval_null_reason=lift.null_reason,
+    )
+
+
+def _with_always_valid(found: Contrast, control: ArmEstimate, treatment: ArmEstimate, confidence: float) -> Contrast:
+    always = always_valid_interval(control, treatment, alpha=1 - confidence)
+    relative = always_valid_interval(control, treatment, alpha=1 - confidence, scale=Scale.RELATIVE)
+    return replace(
+        found,
         always_lower=always.lower,
         always_upper=always.upper,
         always_p_value=always.p_value,
+        always_lift_lower=relative.lower,
+        always_lift_upper=relative.upper,
+    )
+
+
+def _references(shape: Shape) -> tuple[Distribution, LiftMethod]:
+    if shape is Shape.MEAN:
+        return Distribution.WELCH_T, LiftMethod.FIELLER_WELCH_T
+    return Distribution.NORMAL, LiftMethod.FIELLER_NORMAL
+
+
+def _adjusted(control: MeasuredArm, treatment: MeasuredArm, confidence: float) -> Adjusted:
+    """Compare the means after CUPED; a rate is the mean of its users' zeros and ones."""
+    if control.covariate is None or treatment.covariate is None:
+        return WITHOUT_COVARIATE
+    found = cuped_difference(control.covariate, treatment.covariate, confidence=confidence)
+    lift = relative_lift(*found.estimates, confidence=confidence, method=LiftMethod.FIELLER_WELCH_T)
+    test = found.comparison
+    return Adjusted(
+        difference=test.difference,
+        lower=test.lower,
+        upper=test.upper,
+        lift=lift.lift,
+        lift_lower=lift.lower,
+        lift_upper=lift.upper,
+        p_value=test.p_value,
+        theta=found.theta,
+        variance_ratio=found.variance_ratio,
         null_reason=test.null_reason or _reason_without_lift(lift),
         interval_null_reason=lift.null_reason,
+    )
+
+
+def _noninferiority(
+    metric: Measured, control: MeasuredArm, treatment: MeasuredArm, confidence: float
+) -> NonInferiority | None:
+    """Test the margin at the level of one side of the interval."""
+    if metric.margin is None:
+        return None
+    alpha, lower_is_better = (1 - confidence) / 2, metric.sign < 0
+    if isinstance(control.sample, Proportion) and isinstance(treatment.sample, Proportion):
+        return noninferiority_rates(
+            control.sample,
+            treatment.sample,
+            margin=metric.margin,
+            lower_is_better=lower_is_better,
+            alpha=alpha,
+        )
+    return noninferiority_test(
+        control.sample.estimate(),
+        treatment.sample.estimate(),
+        margin=metric.margin,
+        lower_is_better=lower_is_better,
+        alpha=alpha,
+        distribution=_references(metric.shape)[0],
     )
 
 
@@ -158,9 +236,8 @@ def _reason_without_lift(lift: Lift) -> NullReason | None:
     return lift.null_reason if lift.lift is None else None
 
 
-def _detectable_difference(control: Sample, treatment: Sample, design: Design) -> float | None:
+def _detectable_difference(c: ArmEstimate, t: ArmEstimate, design: Design) -> float | None:
     """Solve for the difference with the arms' own variances, as the test of it has them."""
-    c, t = control.estimate(), treatment.estimate()
     if c.variance is None or t.variance is None or not c.value:
         return None
     error, baseline = math.sqrt(to_float(c.variance + t.variance)), abs(to_float(c.value))

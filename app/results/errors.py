@@ -1,6 +1,6 @@
 """What can keep results from being computed."""
 
-from app.core.errors import Conflict, Unavailable
+from app.core.errors import Conflict, NotFound, Unavailable
 
 
 class NoSourceAvailable(Unavailable):
@@ -22,6 +22,13 @@ class StoreDropped(Conflict):
 
     slug = "events-dropped"
     title = "PostgreSQL does not reach back far enough"
+
+
+class AnswerNotFound(NotFound):
+    """No answer is kept under the id, or no longer."""
+
+    slug = "answer-not-found"
+    title = "The answer is not kept"
 
 
 class StoreIncomplete(Exception):

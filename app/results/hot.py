@@ -5,7 +5,8 @@ Sums of values are exact and know no order: every value becomes a whole number o
 chosen so that the largest value just fits 62 bits, and whole numbers are summed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -14,9 +15,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.db import Database
 from app.events.messages import MOST_AHEAD
+from app.results import exposed_hot
 from app.results.errors import StoreIncomplete, TailTooLarge
-from app.results.observed import FOREVER, P95, observations_of
-from app.results.reach import store_reaches
+from app.results.exposed_hot import NAMED_VARIANTS, exposed_in_postgres, sighting_parameters
+from app.results.observed import FOREVER, LATE, P95, Row, observations_of, segments_of, with_segments
+from app.results.reach import hold_events, store_reaches
 from app.results.values import Observations, Question, Subject, Tail
 from app.rollups.steps import ORIGIN
 
@@ -29,46 +32,11 @@ _PREPARE = text(
     " set_config('max_parallel_workers_per_gather', '0', true), clock_timestamp() AS now"
 )
 
-_OVERRIDDEN = """
-WITH overridden AS MATERIALIZED (
-    SELECT user_id, variant_id, exposed_at FROM overrides
-    WHERE experiment_id = CAST(:experiment_id AS bigint) AND NOT removed
-)"""
-# Users get a number, because grouping by numbers is far cheaper than grouping by text.
-_EXPOSED_HEAD = """, exposed AS MATERIALIZED (
-    SELECT row_number() OVER () AS unit, entered.* FROM ("""
-_EXPOSED_BY_PLAN = """
-        SELECT stored.user_id, stored.variant_id, stored.assigned_at AS exposed_at, 1 AS planned
-        FROM assignments AS stored
-        WHERE stored.experiment_id = CAST(:experiment_id AS bigint)
-          AND stored.user_id NOT IN (SELECT user_id FROM overridden)"""
-_AND_WITH_OVERRIDES = """
-        UNION ALL
-        SELECT overridden.user_id, overridden.variant_id, overridden.exposed_at, 0 AS planned
-        FROM overridden
-        LEFT JOIN assignments AS stored
-          ON stored.experiment_id = CAST(:experiment_id AS bigint) AND stored.user_id = overridden.user_id
-        WHERE true"""
-_EXPOSED_TAIL = """
-    ) AS entered WHERE CAST(:until AS timestamptz) IS NULL OR entered.exposed_at < CAST(:until AS timestamptz)
-)"""
-# Strings and booleans compare as text, numbers by value; objects and lists have no one text and match nothing. What
-# no double holds is left out first, because casting it would be an error.
-_HAS_CONTEXT = """
-          AND CASE jsonb_typeof(stored.context -> CAST(:context_name_{index} AS text))
-            WHEN 'string' THEN stored.context ->> :context_name_{index} = CAST(:context_value_{index} AS text)
-            WHEN 'boolean' THEN stored.context ->> :context_name_{index} = CAST(:context_value_{index} AS text)
-            WHEN 'number' THEN CASE
-              WHEN CAST(stored.context ->> :context_name_{index} AS numeric) = 0 THEN
-                CAST(:context_number_{index} AS float8) = 0
-              WHEN abs(CAST(stored.context ->> :context_name_{index} AS numeric)) BETWEEN 1e-300 AND 1e300 THEN
-                CAST(stored.context ->> :context_name_{index} AS float8) = CAST(:context_number_{index} AS float8)
-            END
-          END"""
 # The conditions on ingestion times follow from those on the events' own, and spare partitions that are too old.
 _COUNTED = """, counted AS MATERIALIZED (
     SELECT exposed.variant_id, exposed.unit, happened.event_type, happened.value,
-        date_bin(CAST(:width AS interval), happened.ts, CAST(:origin AS timestamptz)) AS bucket
+        date_bin(CAST(:width AS interval), happened.ts, CAST(:origin AS timestamptz)) AS bucket,
+        happened.ingested_at - happened.ts > CAST(:late AS interval) AS late
     FROM events AS happened JOIN exposed ON happened.user_id = exposed.user_id
     WHERE happened.project_id = CAST(:project_id AS bigint)
       AND happened.ts >= exposed.exposed_at
@@ -94,11 +62,12 @@ _SCALE = """, largest AS (
         CASE WHEN exponent < 0 THEN peak / 2::float8 ^ 64 ELSE 0 END AS least FROM scale
 )"""
 _PER_USER = """, per_user AS (
-    SELECT variant_id, unit, count(*) AS events FROM counted GROUP BY variant_id, unit
+    SELECT variant_id, unit, count(*) AS events, count(*) FILTER (WHERE late) AS late FROM counted
+    GROUP BY variant_id, unit
 )"""
 # A cast from double to whole number rounds half to even.
 _PER_USER_WITH_SUMS = """, per_user AS (
-    SELECT variant_id, unit, count(*) AS events, count(value) AS valued,
+    SELECT variant_id, unit, count(*) AS events, count(*) FILTER (WHERE late) AS late, count(value) AS valued,
         coalesce(sum(CASE WHEN abs(value) >= (SELECT least FROM factors) THEN
             CAST(value * (SELECT first FROM factors) * (SELECT second FROM factors) AS bigint) ELSE 0 END), 0) AS total
     FROM counted GROUP BY variant_id, unit
@@ -114,12 +83,12 @@ _RANKED = """, ranked AS (
 
 # Who entered before the first event that can count is as good as entered then.
 _ENTRIES_ANSWER = """
-SELECT 'entry' AS kind, variant_id, CAST(NULL AS text) AS event_type,
+SELECT 'entry' AS kind, variant_id, CAST(NULL AS text) AS label,
     CAST(date_part('epoch', bucket) * 1000000 AS bigint) AS bucket_us,
     count(*) AS users, sum(planned) AS planned, CAST(NULL AS numeric) AS events, CAST(NULL AS numeric) AS valued,
     CAST(NULL AS numeric) AS valued_squares, CAST(NULL AS numeric) AS total, CAST(NULL AS numeric) AS total_squares,
     CAST(NULL AS numeric) AS products, CAST(NULL AS int) AS exponent, CAST(NULL AS int) AS position,
-    CAST(NULL AS float8) AS value
+    CAST(NULL AS float8) AS value, CAST(NULL AS numeric) AS late
 FROM (
     SELECT variant_id, planned, date_bin(CAST(:entry_width AS interval),
         greatest(exposed_at, CAST(:since AS timestamptz)), CAST(:origin AS timestamptz)) AS bucket
@@ -127,24 +96,34 @@ FROM (
 ) AS entered GROUP BY variant_id, bucket"""
 _ARMS_ANSWER = """
 UNION ALL
-SELECT 'arm', variant_id, NULL, NULL, count(*), NULL, sum(events), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+SELECT 'arm', variant_id, NULL, NULL, count(*), NULL, sum(events), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+    sum(late)
 FROM per_user GROUP BY variant_id"""
 _ARMS_WITH_SUMS_ANSWER = """
 UNION ALL
 SELECT 'arm', variant_id, NULL, NULL, count(*), NULL, sum(events), sum(valued), sum(valued * valued), sum(total),
-    sum(total * total), sum(total * valued), coalesce((SELECT exponent FROM factors), 0), NULL, NULL
+    sum(total * total), sum(total * valued), coalesce((SELECT exponent FROM factors), 0), NULL, NULL,
+    sum(late)
 FROM per_user GROUP BY variant_id"""
 _SLOTS_ANSWER = """
 UNION ALL (
     SELECT 'slot', variant_id, event_type, CAST(extract(epoch FROM bucket) * 1000000 AS bigint),
-        count(*), NULL, sum(events), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+        count(*), NULL, sum(events), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
     FROM slots GROUP BY variant_id, event_type, bucket LIMIT :most_slots
 )"""
 _P95_ANSWER = f"""
 UNION ALL
 SELECT 'p95', variant_id, NULL, NULL, NULL, NULL, NULL, valued, NULL, NULL, NULL, NULL, NULL,
-    CAST(rank - {P95[0]} * (valued - 1) / {P95[1]} AS int), value
+    CAST(rank - {P95[0]} * (valued - 1) / {P95[1]} AS int), value, NULL
 FROM ranked WHERE rank IN ({P95[0]} * (valued - 1) / {P95[1]}, {P95[0]} * (valued - 1) / {P95[1]} + 1)"""  # noqa: S608  # Made of constants.
+_COUNTED_USERS_ANSWER = """
+UNION ALL
+SELECT '{kind}', variant_id, {label}, NULL, users, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+FROM ({users}) AS {kind}"""
+_SEGMENTS_ANSWER = """
+UNION ALL
+SELECT 'segment', place, value, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+FROM segments"""
 
 _TAIL_EXPOSURES = text(
     "SELECT CAST(json_build_object('user_id', user_id, 'variant_id', variant_id, 'exposed_at', assigned_at,"
@@ -156,11 +135,21 @@ _TAIL_OVERRIDES = text(
     " AS line FROM overrides WHERE experiment_id = :experiment_id AND NOT removed LIMIT :most_rows"
 )
 _TAIL_EVENTS = text(
-    "SELECT CAST(json_build_object('user_id', user_id, 'event_type', event_type, 'ts', ts, 'value', value) AS text)"
-    " AS line FROM events WHERE ingested_at >= :watermark AND project_id = :project_id"
+    "SELECT CAST(json_build_object('user_id', user_id, 'event_type', event_type, 'ts', ts, 'value', value,"
+    " 'late', ingested_at - ts > CAST(:late AS interval)) AS text) AS line"
+    " FROM events WHERE ingested_at >= :watermark AND project_id = :project_id"
     " AND (experiment_id IS NULL OR experiment_id = :experiment_id)"
     " AND (CAST(:event_types AS text[]) IS NULL OR event_type = ANY (CAST(:event_types AS text[])))"
     " LIMIT :most_rows"
+)
+# Those that name no variant matter only where events expose.
+_TAIL_SIGHTINGS = text(
+    "SELECT CAST(json_build_object('user_id', happened.user_id, 'ts', happened.ts, 'named', coalesce(named.id, 0))"  # noqa: S608  # Made of constants.
+    f" AS text) AS line FROM events AS happened LEFT JOIN {NAMED_VARIANTS}"
+    " WHERE happened.ingested_at >= :watermark AND happened.project_id = :project_id"
+    " AND happened.event_type = :exposure_type"
+    " AND (happened.experiment_id IS NULL OR happened.experiment_id = :experiment_id)"
+    " AND (named.id IS NOT NULL OR :exposing) LIMIT :most_rows"
 )
 _ONE_SNAPSHOT = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 _NOW = text("SELECT clock_timestamp()")
@@ -184,13 +173,20 @@ class HotStore:
             StoreUnavailable: PostgreSQL cannot be reached.
             StoreIncomplete: it has dropped events that count.
         """
-        sql, parameters = statement_for(subject, question, most_slots=most_slots)
         async with self._database.read() as connection:
+            if question.breakdown is not None:  # The whole and its breakdown are of one moment.
+                await connection.execute(_ONE_SNAPSHOT)
+            await hold_events(connection)
             now = await _prepare(connection)
             if not await store_reaches(connection, subject, question):
                 raise StoreIncomplete
-            rows = (await connection.execute(text(sql), parameters)).mappings().all()
-        return observations_of(map(dict, rows), with_series=question.with_series), now
+            whole = await _rows(connection, subject, replace(question, breakdown=None), most_slots=most_slots)
+            seen = observations_of(whole, with_series=question.with_series)
+            if question.breakdown is not None:
+                asked = replace(question, with_series=False)
+                broken_down = await _rows(connection, subject, asked, most_slots=most_slots)
+                seen = with_segments(seen, segments_of(broken_down))
+        return seen, now
 
     async def tail(self, subject: Subject, question: Question, watermark: datetime) -> tuple[Tail, datetime]:
         """Return the rows that the history may lack, and the moment by PostgreSQL's clock that they reach to.
@@ -204,7 +200,11 @@ class HotStore:
             "watermark": watermark,
             "most_rows": _MOST_TAIL_ROWS + 1,
         }
-        events = {"project_id": subject.project_id, "event_types": list(question.event_types) or None}
+        events = {
+            "project_id": subject.project_id,
+            "event_types": list(question.event_types) or None,
+            "late": LATE,
+        }
         async with self._database.read() as connection:
             await connection.execute(_ONE_SNAPSHOT)
             now: datetime = (await connection.execute(_NOW)).scalar_one()
@@ -214,8 +214,9 @@ class HotStore:
                     connection, _TAIL_OVERRIDES, {k: v for k, v in parameters.items() if k != "watermark"}
                 ),
                 events=await _lines(connection, _TAIL_EVENTS, parameters | events),
+                sightings=await _sightings(connection, subject, parameters),
             )
-        if max(len(tail.exposures), len(tail.overrides), len(tail.events)) > _MOST_TAIL_ROWS:
+        if max(map(len, (tail.exposures, tail.overrides, tail.events, tail.sightings))) > _MOST_TAIL_ROWS:
             raise TailTooLarge
         return tail, now
 
@@ -224,18 +225,32 @@ async def _lines(connection: AsyncConnection, statement: TextClause, parameters:
     return [line.encode() for line in (await connection.execute(statement, parameters)).scalars()]
 
 
+async def _sightings(connection: AsyncConnection, subject: Subject, parameters: Mapping[str, Any]) -> Sequence[bytes]:
+    if not (subject.exposed_by_events or subject.finds_strayed):
+        return ()
+    exposing = {"exposing": subject.exposed_by_events}
+    return await _lines(connection, _TAIL_SIGHTINGS, {**parameters, **sighting_parameters(subject), **exposing})
+
+
+async def _rows(connection: AsyncConnection, subject: Subject, question: Question, *, most_slots: int) -> Sequence[Row]:
+    sql, parameters = statement_for(subject, question, most_slots=most_slots)
+    return [dict(row) for row in (await connection.execute(text(sql), parameters)).mappings()]
+
+
 async def _prepare(connection: AsyncConnection) -> datetime:
     now: datetime = (await connection.execute(_PREPARE)).one().now
     return now
 
 
 def statement_for(subject: Subject, question: Question, *, most_slots: int) -> tuple[str, Mapping[str, Any]]:
-    """Put the statement together from constant parts, leaving out what the question does not need."""
-    with_context = "".join(_HAS_CONTEXT.format(index=index) for index in range(len(question.context)))
+    """Put the statement together from constant parts, leaving out what the question does not need.
+
+    With a breakdown it is about its segments alone.
+    """
+    who, parameters_of_who = exposed_in_postgres(subject, question)
+    assigned = exposed_hot.assigned(subject, question)
     parts = [
-        *(_OVERRIDDEN, _EXPOSED_HEAD, _EXPOSED_BY_PLAN, with_context),
-        *((_AND_WITH_OVERRIDES, with_context) if question.include_overrides else ()),
-        *(_EXPOSED_TAIL, _COUNTED),
+        *(who, _COUNTED),
         *((_SCALE, _PER_USER_WITH_SUMS) if question.wants_sums else (_PER_USER,)),
         *((_SLOTS,) if question.with_series else ()),
         *((_RANKED,) if question.wants_p95 else ()),
@@ -243,6 +258,9 @@ def statement_for(subject: Subject, question: Question, *, most_slots: int) -> t
         _ARMS_WITH_SUMS_ANSWER if question.wants_sums else _ARMS_ANSWER,
         *((_SLOTS_ANSWER,) if question.with_series else ()),
         *((_P95_ANSWER,) if question.wants_p95 else ()),
+        _COUNTED_USERS_ANSWER.format(kind="excluded", label="reason", users=exposed_hot.left_out(question)),
+        *((_COUNTED_USERS_ANSWER.format(kind="assigned", label="NULL", users=assigned),) if assigned else ()),
+        *((_SEGMENTS_ANSWER,) if question.breakdown is not None else ()),
     ]
     parameters: dict[str, Any] = {
         "project_id": subject.project_id,
@@ -254,16 +272,8 @@ def statement_for(subject: Subject, question: Question, *, most_slots: int) -> t
         "origin": ORIGIN,
         "width": question.granularity.width,
         "entry_width": question.granularity.width if question.with_series else FOREVER,
+        "late": LATE,
     }
     if question.with_series:
         parameters["most_slots"] = most_slots
-    return "".join(parts), parameters | _context_parameters(question)
-
-
-def _context_parameters(question: Question) -> dict[str, Any]:
-    parameters: dict[str, Any] = {}
-    for index, wanted in enumerate(question.context):
-        parameters[f"context_name_{index}"] = wanted.name
-        parameters[f"context_value_{index}"] = wanted.value
-        parameters[f"context_number_{index}"] = wanted.number
-    return parameters
+    return "".join(parts), {**parameters, **parameters_of_who}

@@ -1,16 +1,23 @@
 """From the rows that either store answers with to observations. Both name their columns alike.
 
-| kind  | one row for each                  | columns besides `kind` and `variant_id`                              |
-|-------|-----------------------------------|----------------------------------------------------------------------|
-| entry | variant and bucket of exposures   | bucket_us, users, planned                                            |
-| arm   | variant with counted events       | users, events, valued, valued_squares, total, total_squares,         |
-|       |                                   | products, exponent                                                   |
-| slot  | variant, event type and bucket    | bucket_us, event_type, users, events                                 |
-| p95   | order statistic of a variant      | position (0 or 1), valued (values in all), value                     |
+| kind     | one row for each                  | columns besides `kind` and `variant_id`                           |
+|----------|-----------------------------------|-------------------------------------------------------------------|
+| entry    | variant and bucket of exposures   | bucket_us, users, planned                                         |
+| arm      | variant with counted events       | users, events, valued, valued_squares, total, total_squares,      |
+|          |                                   | products, exponent, late (NULL: not known)                        |
+| slot     | variant, event type and bucket    | bucket_us, label (the event type), users, events                  |
+| p95      | order statistic of a variant      | position (0 or 1), valued (values in all), value                  |
+| excluded | variant and reason                | label (the reason), users                                         |
+| assigned | variant, where events expose      | users                                                             |
+| segment  | place of a value in a breakdown   | label (the value); `variant_id` is the place                      |
 
 Totals are whole numbers: values times 2 to the power of `exponent`, rounded half to even.
+
+In the answer to a breakdown `variant_id` is a cell: `PLACES` times the variant's id plus the place of the value.
+Places count from 1, by users; `MISSING` is the place of those without a value, `REST` that of all others.
 """
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -18,14 +25,29 @@ from enum import StrEnum
 from fractions import Fraction
 from typing import Any
 
-from app.results.values import ArmObservations, Entries, Neighbours, Observations, Slot, ValueSums
+from app.results.values import (
+    MOST_SEGMENTS,
+    ArmObservations,
+    Entries,
+    Exclusion,
+    Neighbours,
+    Observations,
+    Segment,
+    Slot,
+    ValueSums,
+)
 
 # Numerator and denominator of the percentile's rank among n values sorted from 0: 0.95 (n - 1).
 P95 = (19, 20)
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MISSING, REST = 0, MOST_SEGMENTS + 1
+PLACES = 64
+
 # One bucket for all moments, where they do not matter.
 FOREVER = timedelta(days=150_000)
+# Events that are ingested longer than this after their own time are late.
+LATE = timedelta(hours=1)
 
 Row = Mapping[str, Any]
 
@@ -37,6 +59,9 @@ class Kind(StrEnum):
     ARM = "arm"
     SLOT = "slot"
     P95 = "p95"
+    EXCLUDED = "excluded"
+    ASSIGNED = "assigned"
+    SEGMENT = "segment"
 
 
 def observations_of(rows: Iterable[Row], *, with_series: bool) -> Observations:
@@ -44,17 +69,44 @@ def observations_of(rows: Iterable[Row], *, with_series: bool) -> Observations:
     by_variant: dict[int, dict[Kind, list[Row]]] = defaultdict(lambda: {kind: [] for kind in Kind})
     for row in rows:
         by_variant[row["variant_id"]][Kind(row["kind"])].append(row)
-    return Observations({variant_id: _arm(found, with_series=with_series) for variant_id, found in by_variant.items()})
+    return Observations(
+        {variant_id: _arm(found, with_series=with_series) for variant_id, found in by_variant.items()},
+        late_events=_late([row for found in by_variant.values() for row in found[Kind.ARM]]),
+    )
+
+
+def segments_of(rows: Iterable[Row]) -> tuple[Segment, ...]:
+    """Sort the rows of the answer to a breakdown by value."""
+    values: dict[int, str] = {}
+    by_place: dict[int, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["kind"] == Kind.SEGMENT:
+            values[row["variant_id"]] = row["label"]
+        else:
+            variant_id, place = divmod(row["variant_id"], PLACES)
+            by_place[place].append({**row, "variant_id": variant_id})
+    return tuple(
+        Segment(values.get(place), place == REST, observations_of(by_place[place], with_series=False))
+        for place in sorted(by_place, key=lambda place: place or PLACES)
+    )
+
+
+def with_segments(whole: Observations, segments: tuple[Segment, ...]) -> Observations:
+    return dataclasses.replace(whole, segments=segments)
 
 
 def _arm(rows: Mapping[Kind, list[Row]], *, with_series: bool) -> ArmObservations:
     # One row, or none where the variant has no counted event.
     counted: Row | None = next(iter(rows[Kind.ARM]), None)
     entries = sorted((_time(row), int(row["users"])) for row in rows[Kind.ENTRY])
-    slots = [Slot(_time(row), row["event_type"], int(row["events"]), int(row["users"])) for row in rows[Kind.SLOT]]
+    slots = [Slot(_time(row), row["label"], int(row["events"]), int(row["users"])) for row in rows[Kind.SLOT]]
+    planned = sum(int(row["planned"]) for row in rows[Kind.ENTRY])
     return ArmObservations(
         exposed=sum(users for _, users in entries),
-        exposed_by_plan=sum(int(row["planned"]) for row in rows[Kind.ENTRY]),
+        exposed_by_plan=planned,
+        # Without a row of their own all who are assigned are exposed.
+        assigned_by_plan=sum(int(row["users"]) for row in rows[Kind.ASSIGNED]) or planned,
+        excluded={Exclusion(row["label"]): int(row["users"]) for row in rows[Kind.EXCLUDED]},
         converters=0 if counted is None else int(counted["users"]),
         events=0 if counted is None else int(counted["events"]),
         sums=ValueSums() if counted is None else _sums(counted),
@@ -62,6 +114,11 @@ def _arm(rows: Mapping[Kind, list[Row]], *, with_series: bool) -> ArmObservation
         slots=tuple(sorted(slots, key=lambda slot: (slot.event_type, slot.time))),
         entries=tuple(Entries(time, users) for time, users in entries) if with_series else (),
     )
+
+
+def _late(arms: Iterable[Row]) -> int | None:
+    counts = [row["late"] for row in arms]
+    return None if None in counts else sum(map(int, counts))
 
 
 def _sums(row: Row) -> ValueSums:

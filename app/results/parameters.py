@@ -4,12 +4,13 @@ import re
 from typing import Annotated
 
 from fastapi import Query, Request
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import BeforeValidator, StringConstraints, WithJsonSchema
 
 from app.core.errors import Invalid
 from app.core.moments import Moment
 from app.core.text import refuse_control_characters
 from app.events.schemas import EventType
+from app.results.reading import Pair, Reading
 from app.results.values import DEFAULT_METRICS, ContextFilter, Granularity, Metric, Question, SourceChoice
 
 CONTEXT_PREFIX = "context."
@@ -22,6 +23,13 @@ _LONGEST_CONTEXT_VALUE = 256
 _LEAST_CONFIDENCE_LEVEL = 1e-6
 _MOST_CONFIDENCE_LEVEL = 100 - 1e-9
 _MOST_MIN_SAMPLE = 10**12
+
+_MOST_PAIRS = 20
+_PAIR = r"^[a-z][a-z0-9_-]{0,63}:[a-z][a-z0-9_-]{0,63}$"
+# Below this a Beta prior puts weight on rates that no double tells from 0 or 1; the other bounds are far from any use.
+_SMALLEST_PRIOR, _LARGEST_PRIOR = 0.05, 1e9
+_SMALLEST_STD, _LARGEST_LIFT = 1e-9, 1e6
+_MOST_PLANNED = 10**12
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 # A plus sign that was not escaped in a URL arrives as a space; no other reading of it makes sense.
@@ -97,6 +105,54 @@ def question_of(
         source=source,
         fresh=fresh,
         context=_context_of(request),
+    )
+
+
+def reading_of(
+    *,
+    compare: Annotated[
+        list[Annotated[str, StringConstraints(pattern=_PAIR)]],
+        Query(
+            default_factory=list,
+            max_length=_MOST_PAIRS,
+            description="Repeatable: a pair of variants to compare besides each one with the control, as"
+            " `<variant>:<against>`. All comparisons of the answer are one family for the adjusted p-values.",
+        ),
+    ],
+    prior_alpha: Annotated[
+        float, Query(ge=_SMALLEST_PRIOR, le=_LARGEST_PRIOR, description="Beta prior of rates; 1 and 1 are flat.")
+    ] = 1.0,
+    prior_beta: Annotated[float, Query(ge=_SMALLEST_PRIOR, le=_LARGEST_PRIOR)] = 1.0,
+    prior_lift_mean: Annotated[
+        float,
+        Query(
+            ge=-_LARGEST_LIFT,
+            le=_LARGEST_LIFT,
+            description="Normal prior of the lift of all other metrics, a fraction; used with `prior_lift_std`.",
+        ),
+    ] = 0.0,
+    prior_lift_std: Annotated[
+        float | None, Query(ge=_SMALLEST_STD, le=_LARGEST_LIFT, description="Left out: a flat prior.")
+    ] = None,
+    planned_sample: Annotated[
+        int | None,
+        Query(ge=1, le=_MOST_PLANNED, description="Planned users of all variants; the plan's own goes before."),
+    ] = None,
+    target_mde: Annotated[
+        float | None,
+        Query(gt=0, le=_LARGEST_LIFT, description="Without a planned sample: days remain until this is detectable."),
+    ] = None,
+) -> Reading:
+    """Read how the observations are to be read."""
+    pairs = dict.fromkeys(compare)
+    return Reading(
+        compare=tuple(Pair(*pair.split(":")) for pair in pairs),
+        prior_alpha=prior_alpha,
+        prior_beta=prior_beta,
+        prior_lift_mean=prior_lift_mean,
+        prior_lift_std=prior_lift_std,
+        planned_sample=planned_sample,
+        target_mde=target_mde,
     )
 
 

@@ -4,7 +4,8 @@ ClickHouse gives up events once no experiment that goes on needs them; PostgreSQ
 ClickHouse has them for sure.
 
 An event counts from the user's exposure on and is ingested at most a day before its own time. So a question needs
-what was ingested since a day before the experiment's earliest exposure, or before its own start if that is later.
+what was ingested since a day before the experiment's earliest exposure, or before its own start if that is later; where
+events expose, all since the earliest assignment.
 """
 
 from datetime import datetime
@@ -52,7 +53,7 @@ class Reach:
         (row,) = await self._clickhouse.rows(_GIVEN_UP)
         if row["before"] is None:
             return True
-        return reaches(row["before"], await self._earliest(subject), question.start)
+        return reaches(row["before"], await self._earliest(subject), _needed_from(subject, question))
 
     async def _earliest(self, subject: Subject) -> datetime | None:
         values = {"experiment_id": subject.experiment_id}
@@ -65,14 +66,26 @@ class Reach:
         return earliest
 
 
-async def store_reaches(connection: AsyncConnection, subject: Subject, question: Question) -> bool:
-    """Tell whether PostgreSQL has every event that can count, and keep it so until the transaction ends."""
+async def hold_events(connection: AsyncConnection) -> None:
+    """Have no partition of events dropped until the transaction ends; to be called before its first SELECT.
+
+    Where the transaction sees one snapshot, that is then not older than the last drop.
+    """
     await connection.execute(_READ_PARENT)
+
+
+async def store_reaches(connection: AsyncConnection, subject: Subject, question: Question) -> bool:
+    """Tell whether PostgreSQL has every event that can count. It stays so only behind `hold_events`."""
     before = (await connection.execute(_DROPPED_BEFORE)).scalar_one()
     if before is None:
         return True
     earliest = (await connection.execute(_EARLIEST, {"experiment_id": subject.experiment_id})).scalar_one()
-    return reaches(before, earliest, question.start)
+    return reaches(before, earliest, _needed_from(subject, question))
+
+
+def _needed_from(subject: Subject, question: Question) -> datetime | None:
+    # Whose first exposure event is not known is not known to be exposed.
+    return None if subject.exposed_by_events else question.start
 
 
 def reaches(given_up_before: datetime, earliest_exposure: datetime | None, start: datetime | None) -> bool:

@@ -2,11 +2,11 @@
 
 A pair of an event and an exposure that counts is in the rollups when both were ingested before `rolled_until`. So
 
-    answer = rolled up + recent events of known users + all events of fresh users - what users with an override have
+    answer = rolled up + recent events of known users + all events of fresh users - what barred users have
 
 where recent events and fresh users (exposures) are those ingested later, up to the watermark or in PostgreSQL's tail,
-and known users are the others. Users are counted as bits of bitmaps: known ones have numbers that were dealt out with
-the rollups, fresh ones get numbers from the other end.
+and known users are the others; barred users are those whom a rule leaves out. Users are counted as bits of bitmaps:
+known ones have numbers that were dealt out with the rollups, fresh ones get numbers from the other end.
 """
 # ruff: noqa: S608  # All statements are made of constants.
 
@@ -32,14 +32,18 @@ _FRESH = f"""
 _AND_TAIL_EXPOSURES = f"""
         UNION ALL SELECT user_id, variant_id, exposed_at FROM {tail.EXPOSURES}"""
 _FRESH_TAIL = """
-    ) WHERE user_id NOT IN (SELECT user_id FROM overridden)"""
+    ) WHERE NOT """
 _BEFORE_END = """ AND exposed_at < {until:DateTime64(6, 'UTC')}"""
 _KNOWN = """
 ), known AS (
     SELECT user_id, variant_id, exposed_at, number FROM rollup_units FINAL
     WHERE experiment_id = {experiment_id:Int64} AND step IN {steps:Array(UInt64)}
 ), excluded AS (
-    SELECT user_id, variant_id, exposed_at, number FROM known WHERE user_id IN (SELECT user_id FROM overridden)
+    SELECT user_id, variant_id, exposed_at, number FROM known WHERE """
+_KEPT = """
+), kept AS (
+    SELECT user_id, variant_id, exposed_at, number FROM known WHERE NOT """
+_KNOWN_TAIL = """
 ), (
     SELECT groupBitmapState(number) FROM excluded
 ) AS excluded_numbers"""
@@ -81,10 +85,7 @@ _RECENT_HEAD = f"""
     FROM (
         SELECT units.variant_id AS variant_id, units.number AS number, happened.event_type AS event_type,
             {_BUCKET} AS bucket_us
-        FROM (
-            SELECT user_id, variant_id, exposed_at, number FROM known
-            WHERE user_id NOT IN (SELECT user_id FROM overridden)
-        ) AS units INNER JOIN (
+        FROM kept AS units INNER JOIN (
         {_HAPPENED} {_RAW}{_OF_PROJECT}"""
 _RECENT_TAIL = """
         ) AS happened ON happened.user_id = units.user_id
@@ -113,7 +114,7 @@ _EXCLUDED_UNITS = """
 _TALLY = """
 ), tallied AS (
     SELECT variant_id, {of}, bitmapAndnotCardinality(groupBitmapMergeState(users), excluded_numbers) AS users,
-        toUInt64(sum(events)) AS events
+        toUInt64(sum(events)) AS events, CAST(NULL, 'Nullable(UInt64)') AS late
     FROM pieces GROUP BY {by} HAVING sum(events) > 0"""
 _PER_ARM_AND_BUCKET = _TALLY.format(
     of="event_type, bucket_us, grouping(bucket_us) = 1 AS of_arm",
@@ -123,7 +124,7 @@ _PER_ARM = _TALLY.format(of="'' AS event_type, toInt64(0) AS bucket_us, true AS 
 _ENTRY_BUCKET = "entered_us - (entered_us - {origin_us:Int64}) % {entry_width_us:Int64} AS bucket_us"
 _ENTERED = f"""
 ), entered AS (
-    SELECT variant_id, bucket_us, sum(users) AS users, sum(users) AS planned FROM (
+    SELECT 0 AS reason, variant_id, bucket_us, sum(users) AS users, sum(users) AS planned FROM (
         SELECT variant_id, {_ENTRY_BUCKET},
             bitmapAndnotCardinality(groupBitmapMergeState(users), excluded_numbers) AS users
         FROM (
@@ -139,10 +140,10 @@ _AND_FRESH_ENTERED = f"""
     ) GROUP BY variant_id, bucket_us HAVING sum(users) > 0"""
 
 
-def counting(question: Question, conditions: str, *, with_tail: bool) -> tuple[str, ...]:
-    """Return the parts of a statement that define `entered` and `tallied` behind `overridden`.
+def counting(question: Question, conditions: str, is_barred: str, *, with_tail: bool) -> tuple[str, ...]:
+    """Return the parts of a statement that define `tallied` and `entered` behind `barred`.
 
-    conditions: the question's, on an event's columns.
+    conditions: the question's, on an event's columns. is_barred: on a unit's.
     """
     until = question.end is not None
     of_buckets = "".join(
@@ -154,7 +155,8 @@ def counting(question: Question, conditions: str, *, with_tail: bool) -> tuple[s
     )
     events_of_tail = (_AND_TAIL_EVENTS, conditions) if with_tail else ()
     return (
-        *(_FRESH, _AND_TAIL_EXPOSURES if with_tail else "", _FRESH_TAIL, _BEFORE_END if until else "", _KNOWN),
+        *(_FRESH, _AND_TAIL_EXPOSURES if with_tail else "", _FRESH_TAIL, is_barred, _BEFORE_END if until else ""),
+        *(_KNOWN, is_barred, _KEPT, is_barred, _KNOWN_TAIL),
         *(_PIECES, of_buckets),
         *(_RECENT_HEAD, conditions, *events_of_tail, _RECENT_TAIL),
         *(_COUNTED_HEAD, _OF_FRESH, conditions, *events_of_tail, _FRESH_UNITS, _COUNTED_TAIL),

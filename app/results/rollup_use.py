@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from app.results.values import Granularity, Question
+from app.results.values import Granularity, Question, Subject
 from app.rollups.steps import HOUR, ORIGIN
 
 
@@ -15,6 +15,7 @@ class RollupReason(StrEnum):
     OFF = "OFF"  # ROLLUPS_ENABLED says so.
     NOT_FROM_HISTORY = "NOT_FROM_HISTORY"  # PostgreSQL alone answered.
     NOT_BUILT = "NOT_BUILT"  # None lie below the watermark yet.
+    EXPOSURE_EVENTS = "EXPOSURE_EVENTS"  # Users count from an event on, and rollups know of assignments alone.
     CONTEXT_FILTER = "CONTEXT_FILTER"
     OVERRIDES_INCLUDED = "OVERRIDES_INCLUDED"
     FINER_THAN_HOURS = "FINER_THAN_HOURS"
@@ -37,8 +38,13 @@ def unused(reason: RollupReason) -> RollupUse:
 NOT_FROM_HISTORY = unused(RollupReason.NOT_FROM_HISTORY)
 
 
-def obstacle(question: Question) -> RollupReason | None:
-    """Return why rollups are not exact for the question, `None` if they are."""
+def obstacle(subject: Subject, question: Question) -> RollupReason | None:
+    """Return why rollups are not exact for the question, `None` if they are.
+
+    A breakdown is none: its segments are counted from raw rows beside the whole.
+    """
+    if subject.exposed_by_events:
+        return RollupReason.EXPOSURE_EVENTS
     if question.context:
         return RollupReason.CONTEXT_FILTER
     if question.include_overrides:

@@ -6,9 +6,10 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.experiments.lifecycle import Status
-from app.results.answer import Method, Results, Verdict
+from app.metrics.values import Direction, Role
+from app.results.answer import DecisionCode, DecisionVerdict, Method, Results, Verdict
 from app.results.rollup_use import RollupReason
-from app.results.values import Granularity, Metric, Source
+from app.results.values import Granularity, Source
 
 
 class _Out(BaseModel):
@@ -23,6 +24,7 @@ class MetricOut(_Out):
     ci_lower: float | None
     ci_upper: float | None
     lift_vs_control: Annotated[float | None, Field(description="Percent, two decimals.")]
+    prob_best: Annotated[float | None, Field(description="Chance to be the best of all variants by this metric.")]
     null_reason: str | None
 
 
@@ -44,19 +46,70 @@ class VariantOut(_Out):
     key: str
     is_control: bool
     below_min_sample: bool
-    metrics: dict[Metric, MetricOut]
+    metrics: dict[str, MetricOut]
     time_series: list[SeriesEntryOut]
 
 
+class PriorOut(_Out):
+    """What was believed before the data; a flat prior has no parameters."""
+
+    kind: Annotated[str, Field(description="beta, normal or flat.")]
+    alpha: float | None
+    beta: float | None
+    lift_mean: float | None
+    lift_std: float | None
+
+
+class BayesOut(_Out):
+    """What is believed about the difference after the data; better is in the metric's own direction."""
+
+    prob_better: float | None
+    expected_loss_if_shipped: Annotated[
+        float | None, Field(description="Lost on average by shipping, in the metric's unit; 0 where that is right.")
+    ]
+    expected_loss_if_kept: float | None
+    credible_lower: Annotated[float | None, Field(description="Of the difference, equal-tailed.")]
+    credible_upper: float | None
+    prior: PriorOut
+    null_reason: str | None
+
+
+class CupedOut(_Out):
+    """The comparison after taking out what users did before their exposure."""
+
+    difference: float | None
+    difference_ci_lower: float | None
+    difference_ci_upper: float | None
+    lift: float | None
+    lift_ci_lower: float | None
+    lift_ci_upper: float | None
+    p_value: float | None
+    theta: float | None
+    variance_reduction_percent: float | None
+    null_reason: str | None
+
+
+class NonInferiorityOut(_Out):
+    """Whether a guardrail is worse by less than its margin; one-sided."""
+
+    margin: Annotated[float, Field(description="A share of the control's value: 0.02 is 2 %.")]
+    statistic: float | None
+    p_value: float | None
+    shown: bool
+    null_reason: str | None
+
+
 class ComparisonOut(_Out):
-    """One metric of one treatment against the control.
+    """One metric of one variant against another, by default the control.
 
     `p_value` and the interval of the difference are for one look at a fixed horizon, and for this comparison alone.
     """
 
     variant: str
     control: str
-    metric: Metric
+    metric: str
+    n_variant: Annotated[int, Field(description="Exposed users of the variant.")]
+    n_control: int
     difference: float | None
     difference_ci_lower: float | None
     difference_ci_upper: float | None
@@ -69,11 +122,21 @@ class ComparisonOut(_Out):
     p_value_adjusted: Annotated[
         float | None, Field(description="Holm's, for all comparisons of this answer read together.")
     ]
+    p_value_holm: Annotated[float | None, Field(description="The same as `p_value_adjusted`.")]
+    p_value_bh: Annotated[float | None, Field(description="Benjamini and Hochberg's, for the same family.")]
     always_valid_p_value: Annotated[float | None, Field(description="Holds however often one looks.")]
     always_valid_ci_lower: Annotated[float | None, Field(description="Of the difference, at every look.")]
     always_valid_ci_upper: float | None
+    always_valid_lift_ci_lower: Annotated[float | None, Field(description="Of the lift, at every look.")]
+    always_valid_lift_ci_upper: float | None
+    bayes: BayesOut
+    cuped: CupedOut
+    noninferiority: Annotated[
+        NonInferiorityOut | None, Field(description="Of guardrails with a margin; null for every other metric.")
+    ]
     method: Method
     null_reason: str | None
+    notes: Annotated[list[str], Field(description="What is undefined here, in words.")]
 
 
 class SrmOut(_Out):
@@ -88,18 +151,130 @@ class SrmOut(_Out):
     null_reason: str | None
 
 
+class DecisionReasonOut(_Out):
+    """Why, as a code and as a sentence."""
+
+    code: DecisionCode
+    text: str
+
+
+class DecisionRuleOut(_Out):
+    """By which rule evidence counted."""
+
+    stopping_rule: Annotated[str, Field(description="fixed, always_valid or group_sequential.")]
+    alpha: Annotated[float, Field(description="Two-sided, over all treatments together.")]
+    metric: Annotated[str, Field(description="The primary metric.")]
+    planned_sample: Annotated[int | None, Field(description="Users of all variants.")]
+    information: Annotated[float | None, Field(description="Users over planned users.")]
+    look: Annotated[int | None, Field(description="Of a group-sequential plan: the last look that was reached.")]
+    looks: int | None
+    bound: Annotated[float | None, Field(description="What the z statistic has to reach at that look.")]
+
+
+class DecisionOut(_Out):
+    """What to do: ship `variant`, keep the control, wait, or nothing from these data."""
+
+    verdict: DecisionVerdict
+    variant: str | None
+    reasons: list[DecisionReasonOut]
+    rule: DecisionRuleOut
+
+
 class SummaryOut(_Out):
-    """The outcome by the first metric asked for."""
+    """The outcome by the first metric asked for; the decision by the primary one."""
 
     status: Status
     winning_variant: str | None
     verdict: Verdict
-    metric: Metric
+    metric: str
     confidence_level: float
     minimum_detectable_effect: Annotated[
         float | None,
         Field(description="Smallest relative effect found with 80 % power in as many users: 0.05 is 5 %."),
     ]
+    decision: DecisionOut
+    users_per_day: Annotated[float | None, Field(description="Exposed, over the last seven days.")]
+    remaining_days: Annotated[
+        float | None, Field(description="Until the planned sample, or the asked effect, at that rate.")
+    ]
+    remaining_days_null_reason: str | None
+
+
+class DefinitionOut(_Out):
+    """What a metric of this answer is."""
+
+    key: str
+    version: Annotated[int | None, Field(description="Null for a built-in metric.")]
+    role: Role
+    direction: Annotated[Direction, Field(description="Which way is good.")]
+    unit: str | None
+    margin: float | None
+    exploratory: bool
+    notes: list[str]
+
+
+class EffectPointOut(_Out):
+    """The difference by all that had happened by the end of one day."""
+
+    time: Annotated[datetime, Field(description="Start of the day.")]
+    difference: float | None
+    ci_lower: float | None
+    ci_upper: float | None
+    always_valid_ci_lower: float | None
+    always_valid_ci_upper: float | None
+    n_variant: int
+    n_control: int
+
+
+class EffectSeriesOut(_Out):
+    """One metric of one treatment against the control, day by day."""
+
+    metric: str
+    variant: str
+    points: list[EffectPointOut]
+    null_reason: str | None
+
+
+class ExposurePointOut(_Out):
+    """Users exposed in one day, and all up to its end."""
+
+    time: Annotated[datetime, Field(description="Start of the day.")]
+    users: int
+    total: int
+
+
+class ExposureSeriesOut(_Out):
+    """One variant's users, day by day."""
+
+    variant: str
+    points: list[ExposurePointOut]
+
+
+class FamilyOut(_Out):
+    """Which p-values are adjusted together."""
+
+    comparisons: int
+    tested: int
+    text: str
+
+
+class ProvenanceOut(_Out):
+    """Where the numbers come from. What is not known is null, and `null_reasons` says why, by the field's name."""
+
+    sources: Annotated[list[str], Field(description="postgresql, clickhouse.")]
+    complete_until: Annotated[datetime, Field(description="Everything ingested before this is in the answer.")]
+    lag_seconds: float
+    events_counted: int
+    duplicates_dropped: int | None
+    late_events: Annotated[int | None, Field(description="Counted events ingested over an hour after their time.")]
+    users_excluded: Annotated[dict[str, int], Field(description="Users who do not count, by reason.")]
+    experiment_version: int
+    metric_versions: dict[str, int | None]
+    query_hash: Annotated[str, Field(description="SHA-256 of the question and of the versions it was asked of.")]
+    answer_id: Annotated[
+        str | None, Field(description="`GET .../results/{answer_id}` shows this very answer for 30 days.")
+    ]
+    null_reasons: dict[str, str]
 
 
 class RollupsOut(_Out):
@@ -117,7 +292,9 @@ class MetadataOut(_Out):
     end_date: datetime | None
     granularity: Granularity
     event_types: list[str]
-    metrics: list[Metric]
+    metrics: list[str]
+    compare: list[str]
+    family: FamilyOut
     confidence_level: float
     min_sample: int
     include_ci: bool
@@ -138,6 +315,10 @@ class ResultsOut(_Out):
     variants: list[VariantOut]
     comparisons: list[ComparisonOut]
     srm: SrmOut
+    definitions: list[DefinitionOut]
+    effect_over_time: list[EffectSeriesOut]
+    exposures_over_time: list[ExposureSeriesOut]
+    provenance: ProvenanceOut
     metadata: MetadataOut
 
     @classmethod

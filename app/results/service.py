@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
+from uuid import UUID
 
 import structlog
 
@@ -15,14 +16,17 @@ from app.core.metrics import Metrics
 from app.core.redis import RedisAid
 from app.experiments.registry import ExperimentRegistry
 from app.experiments.values import Experiment
-from app.results.analysis import MOST_SERIES_ENTRIES, Provenance, answer
+from app.results.analysis import MOST_SERIES_ENTRIES, answer
 from app.results.answer import Results
 from app.results.cache import ResultsCache
 from app.results.cold import ColdStore
-from app.results.errors import StoreIncomplete, TailTooLarge
+from app.results.errors import AnswerNotFound, StoreIncomplete, TailTooLarge
 from app.results.flights import Flights
 from app.results.hot import HotStore
+from app.results.kept import KEPT_FOR, MOST_KEPT, KeptAnswers, not_kept
+from app.results.provenance import Provenance
 from app.results.reach import Reach
+from app.results.reading import PLAIN, Reading
 from app.results.repository import FreshnessRepository
 from app.results.rollup_use import NOT_FROM_HISTORY, RollupReason, RollupUse, obstacle, unused
 from app.results.routing import Conditions, Decision, choose
@@ -74,31 +78,49 @@ class ResultsService:
         self._reach = None if clickhouse is None else Reach(clickhouse, database)
         self._rollups = RollupRepository(clickhouse) if clickhouse is not None and use_rollups else None
         self._cache = ResultsCache(redis, metrics, namespace)
+        self._kept = KeptAnswers(database)
         self._flights: Flights[Results] = Flights()
         self._turns = asyncio.Semaphore(_MOST_AT_ONCE)
 
-    async def results(self, project_id: int, reference: str, question: Question) -> Results:
+    async def results(self, project_id: int, reference: str, question: Question, reading: Reading = PLAIN) -> Results:
         """Answer a question about one of the project's experiments.
 
         Raises:
             ExperimentNotFound: the project has no such experiment.
-            Invalid: the time series would be too long.
+            Invalid: the time series would be too long, or a pair names no two variants of the experiment.
             HistoryDropped: the history alone is asked, and lacks events that count.
             StoreDropped: PostgreSQL alone is asked, and lacks events that count.
             NoSourceAvailable: neither store can answer as asked.
         """
         await self._registry.ensure_fresh()
         experiment = self._registry.get(project_id, reference)
-        freshness = await self._freshness(Subject(experiment.project_id, experiment.id))
+        freshness = await self._freshness(Subject.of(experiment))
         if freshness is None or not freshness.settled:
-            return await self._compute_shared(experiment, question)
-        key = self._cache.key(experiment, question, freshness)
+            return await self._compute_shared(experiment, question, reading, store_up=freshness is not None)
+        key = self._cache.key(experiment, question, reading, freshness)
         if not question.fresh and (kept := await self._cache.find(key)) is not None:
             return kept
-        results = await self._compute_shared(experiment, question)
+        results = await self._compute_shared(experiment, question, reading, store_up=True)
         if _covers(results, freshness):
             await self._cache.put(key, results, question)
         return results
+
+    async def kept_answer(self, project_id: int, reference: str, answer_id: UUID) -> str:
+        """Return an answer that was given before, as the JSON text that it was.
+
+        Raises:
+            ExperimentNotFound: the project has no such experiment.
+            AnswerNotFound: none is kept under the id.
+            StoreUnavailable: PostgreSQL cannot be reached.
+        """
+        await self._registry.ensure_fresh()
+        experiment = self._registry.get(project_id, reference)
+        if (document := await self._kept.find(experiment.id, answer_id)) is not None:
+            return document
+        raise AnswerNotFound(
+            f"No answer of this experiment is kept under {answer_id}. The newest {MOST_KEPT} are kept, for"
+            f" {KEPT_FOR.days} days; provenance.answer_id of an answer names it."
+        )
 
     async def _freshness(self, subject: Subject) -> Freshness | None:
         """Return what the cache needs to know, `None` while PostgreSQL is away."""
@@ -108,16 +130,22 @@ class ResultsService:
         except StoreUnavailable:
             return None
 
-    async def _compute_shared(self, experiment: Experiment, question: Question) -> Results:
-        key = (experiment.id, experiment.version, replace(question, fresh=False))
-        return await self._flights.join(key, lambda: self._compute(experiment, question))
+    async def _compute_shared(
+        self, experiment: Experiment, question: Question, reading: Reading, *, store_up: bool
+    ) -> Results:
+        key = (experiment.id, experiment.version, replace(question, fresh=False), reading)
+        return await self._flights.join(key, lambda: self._compute(experiment, question, reading, store_up=store_up))
 
-    async def _compute(self, experiment: Experiment, question: Question) -> Results:
-        subject = Subject(experiment.project_id, experiment.id)
+    async def _compute(
+        self, experiment: Experiment, question: Question, reading: Reading, *, store_up: bool
+    ) -> Results:
+        subject = Subject.of(experiment)
         async with self._turns:
             seen = await self._observe(subject, question)
         provenance = Provenance(seen.source, seen.complete_until, self._clock(), seen.rollups)
-        return answer(experiment, question, seen.observations, provenance)
+        results = answer(experiment, question, seen.observations, provenance, reading)
+        # A store that was away a moment ago is not waited for again.
+        return await self._kept.keep(results) if store_up else not_kept(results)
 
     async def _observe(self, subject: Subject, question: Question) -> _Seen:
         """Ask the store that is chosen; where it fails, choose again knowing that."""
@@ -165,14 +193,16 @@ class ResultsService:
         tail, complete_until = None, watermark
         if decision.source is Source.BOTH:
             tail, complete_until = await self._hot.tail(subject, question, watermark)
-        steps, use = await self._find_rollups(question, watermark)
+        steps, use = await self._find_rollups(subject, question, watermark)
         seen = await self._cold.observe(subject, question, watermark, most_slots=_MOST_SLOTS, tail=tail, steps=steps)
         return _Seen(seen, decision.source, complete_until, use)
 
-    async def _find_rollups(self, question: Question, watermark: datetime) -> tuple[Sequence[Step], RollupUse]:
+    async def _find_rollups(
+        self, subject: Subject, question: Question, watermark: datetime
+    ) -> tuple[Sequence[Step], RollupUse]:
         if self._rollups is None:
             return (), unused(RollupReason.OFF)
-        if reason := obstacle(question):
+        if reason := obstacle(subject, question):
             return (), unused(reason)
         steps = steps_below(watermark, (await self._rollups.get()).steps)
         if not steps:

@@ -2,10 +2,14 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from fractions import Fraction
+from typing import Self
+
+from app.experiments.population import EVERYBODY, ExposureRule, Population
+from app.experiments.values import Experiment
 
 
 class Metric(StrEnum):
@@ -94,6 +98,8 @@ class Question:
     source: SourceChoice = SourceChoice.AUTO
     fresh: bool = False
     context: tuple[ContextFilter, ...] = ()
+    # A name in the stored context: observe the users of each of its values as well.
+    breakdown: str | None = None
     # Without the time series the answer is a summary, cheaper to make and cached more briefly.
     with_series: bool = True
 
@@ -111,11 +117,51 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class VariantName:
+    """What an exposure event calls a variant."""
+
+    id: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
 class Subject:
-    """Whose events are looked at."""
+    """Whose events are looked at, and who of them counts.
+
+    variants: all of the experiment. Without them no user is known to have been in two.
+    """
 
     project_id: int
     experiment_id: int
+    variants: tuple[VariantName, ...] = ()
+    population: Population = EVERYBODY
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Self:
+        variants = tuple(VariantName(variant.id, variant.key) for variant in experiment.variants)
+        return cls(experiment.project_id, experiment.id, variants, experiment.population)
+
+    @property
+    def exposed_by_events(self) -> bool:
+        return self.population.exposure is ExposureRule.EVENT
+
+    @property
+    def finds_strayed(self) -> bool:
+        """Tell whether an exposure event can name another variant than its user's."""
+        return len(self.variants) > 1
+
+
+class Exclusion(StrEnum):
+    """Why a user who was exposed does not count. Who has several reasons is counted under the first of these."""
+
+    # Another variant was forced upon the user, and overrides are not asked for.
+    OVERRIDE = "OVERRIDE"
+    # Listed in the population's `exclude_users`.
+    EXCLUDED_USER = "EXCLUDED_USER"
+    # The stored context has a value of the population's `exclude_context`.
+    EXCLUDED_CONTEXT = "EXCLUDED_CONTEXT"
+    # An exposure event that names the experiment says that the user was shown another variant than the stored one.
+    TWO_VARIANTS = "TWO_VARIANTS"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,10 +207,16 @@ class Entries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmObservations:
-    """What a store saw of one variant. `exposed_by_plan` leaves out users with an override in force."""
+    """What a store saw of one variant. `..._by_plan` leave out users with an override in force.
+
+    assigned_by_plan: who would count if the assignment itself were the exposure; more than `exposed_by_plan` only
+    where exposure events decide. excluded: users who are in none of the other numbers, under their stored variant.
+    """
 
     exposed: int = 0
     exposed_by_plan: int = 0
+    assigned_by_plan: int = 0
+    excluded: Mapping[Exclusion, int] = field(default_factory=dict)
     converters: int = 0
     events: int = 0
     sums: ValueSums = ValueSums()
@@ -175,24 +227,50 @@ class ArmObservations:
 
 @dataclass(frozen=True, slots=True)
 class Observations:
-    """What a store saw, by variant id. A variant that nobody is in may be missing."""
+    """What a store saw, by variant id. A variant that nobody is in may be missing.
+
+    segments: those of the question's `breakdown`, the largest first, then the rest, then those without a value.
+    late_events: counted events that were ingested more than an hour after their time; `None` where events were
+    counted ahead. It tells how the data came and not what they are, so it is no part of equality.
+    """
 
     arms: Mapping[int, ArmObservations]
+    segments: tuple["Segment", ...] = ()
+    late_events: int | None = field(default=None, compare=False)
 
     def of(self, variant_id: int) -> ArmObservations:
         return self.arms.get(variant_id, _NOTHING)
 
 
 _NOTHING = ArmObservations()
+# More values than a page can show are counted as one.
+MOST_SEGMENTS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The exposed users whose stored context has the same value under one name, without a time series.
+
+    value: as text, as `context.<name>=<value>` finds it; `None` where there is none, or only an object or a list,
+    and of the rest. is_rest: the users of all values beyond the `MOST_SEGMENTS` with the most users.
+    """
+
+    value: str | None
+    is_rest: bool
+    observations: Observations
 
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """PostgreSQL's rows from the watermark on, as JSON lines; of the overrides all that are in force."""
+    """PostgreSQL's rows from the watermark on, as JSON lines; of the overrides all that are in force.
+
+    sightings: exposure events with the id of the variant that they name, or 0.
+    """
 
     exposures: Sequence[bytes]
     overrides: Sequence[bytes]
     events: Sequence[bytes]
+    sightings: Sequence[bytes] = ()
 
 
 # Transactions take their rows' ingestion times before they commit. Rows younger than this may still be joined by

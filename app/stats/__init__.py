@@ -25,9 +25,15 @@ the arm over both stores.
 | lift of any metric, Fieller | `lift.relative_lift` | `Lift` |
 | sample ratio mismatch | `srm.srm_chi_square(observed, expected_weights)` | `SrmTest` |
 | the same, at every look | `srm.srm_sequential(observed, expected_weights)` | `SequentialSrm` |
+| difference of means within strata | `poststratification.poststratified_difference(strata)` | `PostStratified` |
+| is a rate worse by less than a margin | `noninferiority.noninferiority_rates(..., margin=0.02)` | `NonInferiority` |
+| the same of any metric | `noninferiority.noninferiority_test(..., margin=0.02)` | `NonInferiority` |
 | effect at every look | `sequential.always_valid_interval` | `AlwaysValidInterval` |
+| bounds of planned looks | `group_sequential.sequential_bounds([0.25, 0.5, 1])` | `tuple[Look, ...]` |
 | belief about two rates | `bayes_rates.bayes_beta_binomial` | `BetaComparison` |
-| belief about the best rate | `bayes_rates.bayes_prob_best(arms)` | `tuple[float, ...]` |
+| belief about their difference | `bayes_difference.bayes_rate_difference` | `RateDifference` |
+| belief about the best rate | `bayes_best.prob_best_rate(arms)` | `tuple[float, ...]` |
+| belief about the best mean or ratio | `bayes_best.prob_best_value(arms)` | `tuple[float, ...]` |
 | belief about an effect | `bayes_effect.bayes_normal` | `EffectPosterior` |
 | detectable effect | `power_rates.mde_proportions(baseline=0.1, n_control=8000)` | `DetectableEffect` |
 | sample size | `power_rates.sample_size_proportions(baseline=0.1, effect=0.01)` | `SampleSize` |
@@ -35,6 +41,9 @@ the arm over both stores.
 
 Every interval takes `confidence=0.95` (always-valid: `alpha=0.05`, Bayesian: `credibility=0.95`).
 Arguments of type `Sample` (of lifts, always-valid intervals, beliefs about effects) take any of the three
-statistics, or the estimates that `cuped.cuped_estimates` makes. `power_means` plans tests of means; a
-`planning.Design` says how: level, direction, share of the arms.
+statistics, or the estimates that `cuped.cuped_estimates` and `poststratification.poststratified_estimates`
+make. `power_means` plans tests of means, and with a deviation of `unit_deviation` tests of ratios, of quantiles
+and with CUPED; a `planning.Design` says how: level, direction, share of the arms.
+
+`bayes_rates` has the same beliefs about rates by a slower integration, with the interval of the lift.
 """

@@ -14,13 +14,15 @@ from app.stats.samples import ArmEstimate, CovariateSample, mean_like
 class CupedComparison:
     """The comparison of the adjusted means, and the theta they were adjusted by.
 
-    `comparison.control` and `.treatment` are the adjusted means. `variance_ratio` is the variance of the
-    difference with adjustment over that without, None where the latter is 0 or unknown.
+    `comparison.control` and `.treatment` are the adjusted means, `estimates` the same with their variances, control
+    first, for a lift made from them. `variance_ratio` is the variance of the difference with adjustment over that
+    without, None where the latter is 0 or unknown.
     """
 
     theta: float | None
     comparison: Comparison
     variance_ratio: float | None
+    estimates: tuple[ArmEstimate, ArmEstimate]
 
 
 def cuped_difference(
@@ -42,7 +44,9 @@ def cuped_difference(
     Pre-Experiment Data" (WSDM 2013), section 3.2: theta = cov(post, pre)/var(pre) over both arms, adjusted
     mean mean(post) - theta (mean(pre) - pooled mean(pre)).
     """
-    adjusted_c, adjusted_t = cuped_estimates(control, treatment)
+    pooled = control + treatment
+    slope = _theta(pooled)
+    adjusted_c, adjusted_t = _adjusted(control, pooled, slope), _adjusted(treatment, pooled, slope)
     comparison = compare(
         adjusted_c,
         adjusted_t,
@@ -50,13 +54,14 @@ def cuped_difference(
         alternative=alternative,
         distribution=distribution,
     )
-    theta = to_float(_theta(control + treatment))
+    theta = to_float(slope)
     return CupedComparison(
         theta=theta if comparison.difference is not None and all_finite(theta) else None,
         comparison=comparison,
         variance_ratio=_variance_ratio(
             (adjusted_c, adjusted_t), (control.sums.first.estimate(), treatment.sums.first.estimate())
         ),
+        estimates=(adjusted_c, adjusted_t),
     )
 
 
@@ -66,7 +71,8 @@ def cuped_estimates(control: CovariateSample, treatment: CovariateSample) -> tup
     Source: see cuped_difference.
     """
     pooled = control + treatment
-    return _adjusted(control, pooled), _adjusted(treatment, pooled)
+    theta = _theta(pooled)
+    return _adjusted(control, pooled, theta), _adjusted(treatment, pooled, theta)
 
 
 def _theta(pooled: CovariateSample) -> Fraction:
@@ -74,11 +80,10 @@ def _theta(pooled: CovariateSample) -> Fraction:
     return pooled.sums.co_deviations() / variation if variation else Fraction(0)
 
 
-def _adjusted(arm: CovariateSample, pooled: CovariateSample) -> ArmEstimate:
+def _adjusted(arm: CovariateSample, pooled: CovariateSample, theta: Fraction) -> ArmEstimate:
     n = arm.sums.n
     if n == 0:
         return ArmEstimate(n=0, value=None, variance=None, null_reason=NullReason.EMPTY_ARM)
-    theta = _theta(pooled)
     shift = arm.sums.second.sum_values / n - pooled.sums.second.sum_values / pooled.sums.n
     mean = arm.sums.first.sum_values / n - theta * shift
     return mean_like(n, mean, arm.sums.residual_deviations(theta))

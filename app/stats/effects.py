@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from fractions import Fraction
 
-from app.stats.exact import all_finite, to_float
+from app.stats.exact import all_finite, rounded_quotient, rounded_sum, to_float
 from app.stats.reasons import NullReason
 from app.stats.samples import ArmEstimate, Sample
 
@@ -38,16 +37,17 @@ def effect_of(control: Sample, treatment: Sample, scale: Scale) -> Effect:
     if c.value is None or t.value is None:
         empty = next(arm for arm in (c, t) if arm.value is None)
         return Effect(estimate=None, variance=None, null_reason=empty.null_reason)
-    baseline = c.value if scale is Scale.RELATIVE else Fraction(1)
-    if baseline == 0:
+    if scale is Scale.RELATIVE and c.value == 0:
         return Effect(estimate=None, variance=None, null_reason=NullReason.ZERO_BASELINE)
-    estimate = to_float((t.value - c.value) / baseline)
+    absolute = scale is Scale.ABSOLUTE
+    estimate = rounded_sum(t.value, -c.value) if absolute else to_float((t.value - c.value) / c.value)
     if not all_finite(estimate):
         return Effect(estimate=None, variance=None, null_reason=NullReason.OUT_OF_RANGE)
     if c.variance is None or t.variance is None:
         return Effect(estimate=estimate, variance=None, null_reason=c.null_reason or t.null_reason)
-    ratio = t.value / c.value if scale is Scale.RELATIVE else Fraction(1)
-    variance = to_float((t.variance + c.variance * ratio**2) / baseline**2)
+    if absolute:
+        return _with_usable_variance(estimate, rounded_sum(t.variance, c.variance))
+    variance = to_float((t.variance + c.variance * (t.value / c.value) ** 2) / c.value**2)
     return _with_usable_variance(estimate, variance)
 
 
@@ -75,4 +75,4 @@ def welch_df(control: ArmEstimate, treatment: ArmEstimate) -> float | None:
     # By each arm's share of the variance, which no scale of the data can overflow; an arm without variance
     # has none.
     arms = [arm for arm in (control, treatment) if arm.variance]
-    return 1.0 / sum(to_float(arm.variance / total) ** 2 / (arm.n - 1) for arm in arms if arm.variance)
+    return 1.0 / sum(rounded_quotient(arm.variance, total) ** 2 / (arm.n - 1) for arm in arms if arm.variance)

@@ -68,6 +68,24 @@ def to_float(value: Fraction) -> float:
         return math.inf if value > 0 else -math.inf
 
 
+def rounded_sum(first: Fraction, second: Fraction) -> float:
+    """Return the double nearest to the sum, as `to_float` of it, without reducing the fraction first."""
+    numerator = first.numerator * second.denominator + second.numerator * first.denominator
+    try:
+        return numerator / (first.denominator * second.denominator)
+    except OverflowError:
+        return math.inf if numerator > 0 else -math.inf
+
+
+def rounded_quotient(first: Fraction, second: Fraction) -> float:
+    """Return the double nearest to the quotient, as `to_float` of it; the divisor is above 0."""
+    numerator = first.numerator * second.denominator
+    try:
+        return numerator / (first.denominator * second.numerator)
+    except OverflowError:
+        return math.inf if numerator > 0 else -math.inf
+
+
 def all_finite(*values: float) -> bool:
     """Say whether every value may leave the engine."""
     return all(map(math.isfinite, values))

@@ -152,7 +152,7 @@ def _miettinen_nurminen(control: Proportion, treatment: Proportion, z: float) ->
         """Say how many standard errors the observed difference lies above delta; it falls in delta."""
         if delta == difference:
             return 0.0
-        rate_c, rate_t = _rates_at_difference(control, treatment, delta)
+        rate_c, rate_t = rates_at_difference(control, treatment, delta)
         variance = rate_t * (1.0 - rate_t) / treatment.trials + rate_c * (1.0 - rate_c) / control.trials
         # The floor keeps the ratio finite where the likeliest rates are 0 and 1.
         return (difference - delta) / math.sqrt(max(variance * pooled.trials / (pooled.trials - 1), 1e-300))
@@ -166,7 +166,7 @@ def _failures(arm: Proportion) -> Proportion:
     return Proportion(arm.trials - arm.successes, arm.trials)
 
 
-def _rates_at_difference(control: Proportion, treatment: Proportion, delta: float) -> tuple[float, float]:
+def rates_at_difference(control: Proportion, treatment: Proportion, delta: float) -> tuple[float, float]:
     """Return the likeliest rates of control and treatment among those that differ by delta.
 
     Source: Miettinen, Nurminen (1985), the likelihood equation behind the closed form of eqs. 27 and 28; the

@@ -46,19 +46,22 @@ def always_valid_interval(
     confidence sequences" (arXiv 2103.06476v7): width eq. 9, p-value eq. 155, tuning eq. 161.
     """
     check_open_unit("alpha", alpha)
-    check_positive("tuning_sample_size", tuning_sample_size)
-    rho_squared = (-2.0 * math.log(alpha) + math.log(1.0 - 2.0 * math.log(alpha))) / tuning_sample_size
+    rho_squared = _tuned(alpha, tuning_sample_size)
     effect = effect_of(control, treatment, scale)
     if effect.estimate is None or effect.variance is None:
         return _incomplete(effect.estimate, rho_squared, effect.null_reason)
-    # `information` is N rho**2, in which N counts the units of both arms.
-    information = (control.estimate().n + treatment.estimate().n) * rho_squared
-    log_odds = 0.5 * math.log1p(information)
-    half_width = math.sqrt(effect.variance * 2.0 * (information + 1.0) / information * (log_odds - math.log(alpha)))
+    units = control.estimate().n + treatment.estimate().n
+    half_width = always_valid_reach(units, alpha=alpha, tuning_sample_size=tuning_sample_size) * math.sqrt(
+        effect.variance
+    )
     lower, upper = effect.estimate - half_width, effect.estimate + half_width
     if not all_finite(lower, upper):
         return _incomplete(effect.estimate, rho_squared, NullReason.OUT_OF_RANGE)
-    exponent = log_odds - information / (2.0 * (information + 1.0)) * effect.estimate**2 / effect.variance
+    # `information` is N rho**2, in which N counts the units of both arms.
+    information = units * rho_squared
+    exponent = (
+        0.5 * math.log1p(information) - information / (2.0 * (information + 1.0)) * effect.estimate**2 / effect.variance
+    )
     return AlwaysValidInterval(
         estimate=effect.estimate,
         lower=lower,
@@ -66,6 +69,27 @@ def always_valid_interval(
         p_value=math.exp(min(0.0, exponent)),
         rho_squared=rho_squared,
     )
+
+
+def always_valid_reach(units: int, *, alpha: float = 0.05, tuning_sample_size: float = 5000) -> float:
+    """Return the half-width of the always-valid interval in standard errors of the effect, at so many units.
+
+    Raises:
+        ValueError: alpha is outside (0, 1), units is not positive, or tuning_sample_size is not a positive finite
+            number.
+
+    Source: see always_valid_interval, eq. 9.
+    """
+    check_open_unit("alpha", alpha)
+    check_positive("units", units)
+    information = units * _tuned(alpha, tuning_sample_size)
+    log_odds = 0.5 * math.log1p(information)
+    return math.sqrt(2.0 * (information + 1.0) / information * (log_odds - math.log(alpha)))
+
+
+def _tuned(alpha: float, tuning_sample_size: float) -> float:
+    check_positive("tuning_sample_size", tuning_sample_size)
+    return (-2.0 * math.log(alpha) + math.log(1.0 - 2.0 * math.log(alpha))) / tuning_sample_size
 
 
 def _incomplete(estimate: float | None, rho_squared: float, reason: NullReason | None) -> AlwaysValidInterval:

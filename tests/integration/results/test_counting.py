@@ -1,21 +1,38 @@
 """What counts: the classic mistakes, three users at a time, from every source."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from typing import Any
 
 import pytest
 
+from app.events.messages import MOST_AHEAD
+from app.experiments.population import EVERYBODY, ContextValue, ExposureRule, Population
 from app.experiments.values import Experiment
 from app.results.cold import ColdStore
 from app.results.hot import HotStore
-from app.results.values import ArmObservations, Granularity, Metric, Question, Subject, ValueSums
+from app.results.values import (
+    ArmObservations,
+    ContextFilter,
+    Exclusion,
+    Granularity,
+    Metric,
+    Observations,
+    Question,
+    Segment,
+    Subject,
+    ValueSums,
+)
 from tests.integration.results.world import FAR, Assigned, Happened, History, Overridden, World
 
 _NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 _HOUR = timedelta(hours=1)
 _TICK = timedelta(microseconds=1)
 _SUMS = Question(metrics=(Metric.CONVERSION_RATE, Metric.VALUE_PER_USER))
+_BUY = Question(event_types=("buy",), metrics=(Metric.CONVERSION_RATE, Metric.VALUE_PER_USER))
+_BY_EVENT = Population(ExposureRule.EVENT)
 
 # Three users of the control, exposed at noon.
 _THREE = tuple(Assigned(user, 0, _NOON, _NOON) for user in ("anna", "bert", "carl"))
@@ -23,6 +40,11 @@ _THREE = tuple(Assigned(user, 0, _NOON, _NOON) for user in ("anna", "bert", "car
 
 def _event(user: str, ts: datetime = _NOON + _HOUR, value: float | None = None, **fields: object) -> Happened:
     return Happened(user, "buy", ts, fields.pop("ingested_at", ts), value, **fields)  # type: ignore[arg-type]
+
+
+def _sighting(user: str, shown: object, ts: datetime = _NOON + _HOUR, **fields: object) -> Happened:
+    names = fields.pop("names", "this")
+    return Happened(user, "exposure", ts, ts, names=names, properties={"variant": shown}, **fields)  # type: ignore[arg-type]
 
 
 class Observer:
@@ -33,27 +55,40 @@ class Observer:
         self._hot, self._cold = HotStore(world.database), ColdStore(world.clickhouse)
 
     async def control(
-        self, history: History, question: Question = _SUMS, *, redelivered: Sequence[Happened] = ()
+        self,
+        history: History,
+        question: Question = _SUMS,
+        population: Population = EVERYBODY,
+        *,
+        redelivered: Sequence[Happened] = (),
     ) -> ArmObservations:
-        arms = await self.arms(history, question, redelivered=redelivered)
+        arms = await self.arms(history, question, population, redelivered=redelivered)
         return arms[0]
 
     async def arms(
-        self, history: History, question: Question = _SUMS, *, redelivered: Sequence[Happened] = ()
+        self,
+        history: History,
+        question: Question = _SUMS,
+        population: Population = EVERYBODY,
+        *,
+        redelivered: Sequence[Happened] = (),
     ) -> list[ArmObservations]:
-        experiment = await self._world.experiment()
+        experiment = replace(await self._world.experiment(), population=population)
         await self._world.store(experiment, history)
         await self._world.store_cold(experiment, History(events=redelivered))
-        return await self._agreed(experiment, question)
+        seen = await self.agreed(experiment, question)
+        return [seen.of(variant.id) for variant in experiment.variants]
 
-    async def _agreed(self, experiment: Experiment, question: Question) -> list[ArmObservations]:
-        subject = Subject(experiment.project_id, experiment.id)
+    async def agreed(self, experiment: Experiment, question: Question) -> Observations:
+        subject = Subject.of(experiment)
         seen, _ = await self._hot.observe(subject, question, most_slots=1000)
-        assert await self._cold.observe(subject, question, FAR, most_slots=1000) == seen
+        sources = [await self._cold.observe(subject, question, FAR, most_slots=1000)]
         for split in (_NOON, _NOON + _HOUR, FAR):
             tail, _ = await self._hot.tail(subject, question, split)
-            assert await self._cold.observe(subject, question, split, most_slots=1000, tail=tail) == seen
-        return [seen.of(variant.id) for variant in experiment.variants]
+            sources.append(await self._cold.observe(subject, question, split, most_slots=1000, tail=tail))
+        for source in sources:
+            assert (source, source.late_events) == (seen, seen.late_events)
+        return seen
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +168,8 @@ async def test_observe__overridden_users__left_out_even_if_assigned_before(obser
     control, treatment = await observer.arms(History(_THREE, overrides, events))
 
     assert (control.exposed, control.converters) == (2, 1)
+    assert control.excluded == {Exclusion.OVERRIDE: 1}
+    # Who was never assigned was never going to count.
     assert treatment == ArmObservations()
 
 
@@ -144,6 +181,218 @@ async def test_observe__overrides_included__count_with_their_own_variant_and_mom
 
     assert (control.exposed, control.exposed_by_plan) == (2, 2)
     assert (treatment.exposed, treatment.exposed_by_plan, treatment.converters) == (2, 0, 1)
+
+
+async def test_observe__exposed_by_event__counts_from_the_first_one_and_only_then(observer: Observer) -> None:
+    shown = _NOON + 2 * _HOUR
+    sightings = [_sighting("anna", "control", shown), _sighting("anna", "control", shown + _HOUR, names="none")]
+    events = [_event("anna", shown - _TICK, 1.0), _event("anna", shown, 2.0), _event("bert", shown + _HOUR, 4.0)]
+
+    seen = await observer.control(History(_THREE, events=[*sightings, *events]), replace(_BUY, end=FAR), _BY_EVENT)
+
+    assert (seen.exposed, seen.exposed_by_plan, seen.assigned_by_plan) == (1, 1, 3)
+    assert (seen.converters, seen.events, seen.sums.totals) == (1, 1, Fraction(2))
+
+
+async def test_observe__several_exposure_events__multiply_no_sum(observer: Observer) -> None:
+    sightings = [_sighting("anna", "control", _NOON + minute * _HOUR / 60) for minute in range(5)]
+
+    for population in (EVERYBODY, _BY_EVENT):
+        seen = await observer.control(
+            History(_THREE, events=[*sightings, _event("anna", value=6.0)]), _BUY, population, redelivered=sightings
+        )
+
+        assert (seen.converters, seen.events) == (1, 1)
+        assert (seen.sums.totals, seen.sums.total_squares) == (Fraction(6), Fraction(36))
+
+
+async def test_observe__exposure_event_before_the_assignment__exposes_nobody(observer: Observer) -> None:
+    sightings = [_sighting("anna", "control", _NOON - _TICK), _sighting("bert", "control", _NOON)]
+
+    seen = await observer.control(History(_THREE, events=sightings), _SUMS, _BY_EVENT)
+
+    assert (seen.exposed, seen.assigned_by_plan) == (1, 3)
+
+
+async def test_observe__exposure_event_of_elsewhere__exposes_nobody(observer: Observer) -> None:
+    sightings = [_sighting("anna", "control", names="another"), _sighting("bert", "control", foreign=True)]
+
+    seen = await observer.control(History(_THREE, events=sightings), _SUMS, _BY_EVENT)
+
+    assert (seen.exposed, seen.assigned_by_plan) == (0, 3)
+
+
+async def test_observe__exposure_event_at_the_end_of_the_range__comes_too_late(observer: Observer) -> None:
+    end = _NOON + _HOUR
+    sightings = [_sighting("anna", "control", end - _TICK), _sighting("bert", "control", end)]
+
+    seen = await observer.control(History(_THREE, events=sightings), Question(end=end), _BY_EVENT)
+
+    assert (seen.exposed, seen.assigned_by_plan) == (1, 3)
+
+
+async def test_observe__another_type_of_exposure_event__is_the_one_that_counts(observer: Observer) -> None:
+    population = Population(ExposureRule.EVENT, exposure_event_type="buy")
+
+    seen = await observer.control(
+        History(_THREE, events=[_sighting("anna", "control"), _event("bert")]), _BUY, population
+    )
+
+    assert (seen.exposed, seen.converters) == (1, 1)
+
+
+@pytest.mark.parametrize("population", [EVERYBODY, _BY_EVENT])
+async def test_observe__user_in_two_variants__is_left_out_and_counted(
+    observer: Observer, population: Population
+) -> None:
+    sightings = [_sighting(user, "control") for user in ("anna", "bert", "carl")]
+    sightings += [_sighting("anna", "treatment_1", _NOON + 3 * _HOUR)]
+    events = [_event(user, _NOON + 2 * _HOUR) for user in ("anna", "bert")]
+
+    control, treatment = await observer.arms(History(_THREE, events=[*sightings, *events]), _BUY, population)
+
+    assert (control.exposed, control.exposed_by_plan, control.assigned_by_plan, control.converters) == (2, 2, 2, 1)
+    assert control.excluded == {Exclusion.TWO_VARIANTS: 1}
+    assert treatment == ArmObservations()
+
+
+@pytest.mark.parametrize("shown", ["control", "gone", "", 1, True, None, ["treatment_1"], {"key": "treatment_1"}])
+async def test_observe__exposure_event_names_no_other_variant__user_counts(observer: Observer, shown: object) -> None:
+    seen = await observer.control(History(_THREE, events=[_sighting("anna", shown)]))
+
+    assert (seen.exposed, seen.excluded) == (3, {})
+
+
+async def test_observe__variant_named_by_an_event_that_does_not_count__user_counts(observer: Observer) -> None:
+    end = _NOON + 2 * _HOUR
+    sightings = [
+        _sighting("anna", "treatment_1", names="none"),
+        _sighting("anna", "treatment_1", names="another"),
+        _sighting("bert", "treatment_1", foreign=True),
+        # Older than all assignments by more than an event may be ahead of its ingestion.
+        _sighting("bert", "treatment_1", _NOON - MOST_AHEAD - _TICK),
+        _sighting("carl", "treatment_1", end),
+    ]
+
+    seen = await observer.control(History(_THREE, events=sightings), Question(end=end))
+
+    assert (seen.exposed, seen.excluded) == (3, {})
+
+
+async def test_observe__another_variant_was_shown_before_the_assignment__user_was_in_two(observer: Observer) -> None:
+    seen = await observer.control(History(_THREE, events=[_sighting("anna", "treatment_1", _NOON - _HOUR)]))
+
+    assert (seen.exposed, seen.excluded) == (2, {Exclusion.TWO_VARIANTS: 1})
+
+
+async def test_observe__overridden_user_is_shown_the_forced_variant__is_counted_as_overridden(
+    observer: Observer,
+) -> None:
+    overrides = [Overridden("anna", 1, _NOON, _NOON)]
+    history = History(_THREE, overrides, [_sighting("anna", "treatment_1"), _sighting("anna", "control")])
+
+    control, _ = await observer.arms(history)
+    with_control, with_treatment = await observer.arms(history, Question(include_overrides=True))
+
+    assert (control.exposed, control.excluded) == (2, {Exclusion.OVERRIDE: 1})
+    assert (with_control.exposed, with_treatment.exposed) == (2, 1)
+    assert (with_control.excluded, with_treatment.excluded) == ({}, {})
+
+
+async def test_observe__excluded_users__are_left_out_and_counted_under_their_first_reason(observer: Observer) -> None:
+    contexts: dict[str, dict[str, Any]] = {
+        "anna": {"internal": True},
+        "bert": {"internal": True},
+        "carl": {"internal": "true"},
+        "dora": {},
+    }
+    users = [Assigned(user, 0, _NOON, _NOON, context) for user, context in contexts.items()]
+    overrides = [Overridden("anna", 1, _NOON, _NOON)]
+    strayed = [_sighting(user, "treatment_1") for user in contexts]
+    population = Population(
+        exclude_users=("anna", "bert", "nobody"),
+        exclude_context=(ContextValue("internal", "true"), ContextValue("internal", "yes")),
+    )
+
+    control, treatment = await observer.arms(History(users, overrides, strayed), _SUMS, population)
+    _, forced = await observer.arms(History(users, overrides, strayed), Question(include_overrides=True), population)
+
+    assert control.excluded == dict.fromkeys(Exclusion, 1)
+    assert (control.exposed, treatment) == (0, ArmObservations())
+    # The list is about the user, whatever forced the variant.
+    assert (forced.exposed, forced.excluded) == (0, {Exclusion.EXCLUDED_USER: 1})
+
+
+async def test_observe__context_filter__counts_excluded_users_within_it(observer: Observer) -> None:
+    users = [Assigned(user, 0, _NOON, _NOON, {"country": user[0]}) for user in ("d1", "d2", "f1")]
+    question = Question(context=(ContextFilter("country", "d"),))
+
+    seen = await observer.control(History(users), question, Population(exclude_users=("d1", "f1")))
+
+    assert (seen.exposed, seen.excluded) == (1, {Exclusion.EXCLUDED_USER: 1})
+
+
+async def test_observe__late_events__are_counted_and_told(observer: Observer, world: World) -> None:
+    experiment = await world.experiment()
+    events = [
+        _event(user, _NOON, ingested_at=_NOON + late) for user, late in (("anna", _HOUR), ("bert", _HOUR + _TICK))
+    ]
+    await world.store(experiment, History(_THREE, events=events))
+
+    seen = await observer.agreed(experiment, Question())
+
+    assert (seen.of(experiment.control.id).events, seen.late_events) == (2, 1)
+
+
+async def test_observe__breakdown__observes_the_users_of_each_value(observer: Observer, world: World) -> None:
+    experiment = await world.experiment()
+    contexts: dict[str, dict[str, Any] | None] = {
+        "anna": {"plan": 1},
+        "bert": {"plan": "1"},
+        "carl": {"plan": True},
+        "dora": {"plan": {}},
+        "emil": None,
+    }
+    users = [Assigned(user, number % 2, _NOON, _NOON, contexts[user]) for number, user in enumerate(contexts)]
+    await world.store(experiment, History(users, events=[_event(user, value=2.0) for user in ("anna", "emil")]))
+
+    seen = await observer.agreed(experiment, replace(_SUMS, breakdown="plan"))
+
+    assert [(segment.value, segment.is_rest) for segment in seen.segments] == [
+        ("1", False),
+        ("true", False),
+        (None, False),
+    ]
+    assert [_exposed_and_converted(segment, experiment) for segment in seen.segments] == [
+        [(1, 1), (1, 0)],
+        [(1, 0), (0, 0)],
+        [(1, 1), (1, 0)],
+    ]
+    filtered = await observer.agreed(
+        experiment, replace(_SUMS, with_series=False, context=(ContextFilter("plan", "1"),))
+    )
+    assert seen.segments[0].observations == filtered
+    assert [seen.of(variant.id).exposed for variant in experiment.variants] == [3, 2]
+
+
+async def test_observe__breakdown_with_many_values__keeps_the_largest_and_one_rest(
+    observer: Observer, world: World
+) -> None:
+    experiment = await world.experiment()
+    users = [Assigned(f"user-{number}", 0, _NOON, _NOON, {"page": f"p{number % 53:02}"}) for number in range(106 + 52)]
+    await world.store(experiment, History(users))
+
+    seen = await observer.agreed(experiment, Question(breakdown="page"))
+
+    # All but `p52` have three users; of these the first ones by name are kept.
+    assert [segment.value for segment in seen.segments] == [*(f"p{number:02}" for number in range(50)), None]
+    assert seen.segments[-1].is_rest
+    assert seen.segments[-1].observations.of(experiment.control.id).exposed == 3 + 3 + 2
+
+
+def _exposed_and_converted(segment: Segment, experiment: Experiment) -> list[tuple[int, int]]:
+    arms = [segment.observations.of(variant.id) for variant in experiment.variants]
+    return [(arm.exposed, arm.converters) for arm in arms]
 
 
 async def test_observe__event_of_another_project__is_not_counted(observer: Observer) -> None:

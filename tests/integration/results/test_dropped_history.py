@@ -1,17 +1,20 @@
 """Results of an experiment whose oldest events the history has given up: from PostgreSQL, or an error, never zero."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
 
 from app.core.db import Database
+from app.experiments.population import ExposureRule, Population
 from app.experiments.values import Experiment
 from app.results.answer import Results
 from app.results.errors import HistoryDropped, NoSourceAvailable
+from app.results.reach import Reach
 from app.results.service import ResultsService
-from app.results.values import Metric, Question, Source, SourceChoice
+from app.results.values import Metric, Question, Source, SourceChoice, Subject
 from tests.integration.results.services import Bench, running_service
 from tests.integration.results.world import FAR, Assigned, Happened, History, World
 
@@ -97,6 +100,14 @@ async def test_results__experiment_that_began_later__is_not_concerned(
 
     assert results.metadata.source is Source.BOTH
     assert results.variants[0].metrics[Metric.EVENT_COUNT].value == 1
+
+
+async def test_covers__first_exposure_event_may_have_been_given_up__does_not(world: World, old: Experiment) -> None:
+    reach, later = Reach(world.clickhouse, world.database), Question(start=_LATER)
+    by_event = replace(old, population=Population(ExposureRule.EVENT))
+
+    assert await reach.covers(Subject.of(old), later)
+    assert not await reach.covers(Subject.of(by_event), later)
 
 
 async def _ask(service: ResultsService, experiment: Experiment, **question: object) -> Results:

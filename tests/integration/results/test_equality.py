@@ -11,10 +11,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from app.experiments.population import ContextValue, ExposureRule, Population
 from app.experiments.values import Experiment
-from app.results.analysis import Provenance, answer
+from app.results.analysis import answer
 from app.results.cold import ColdStore
 from app.results.hot import HotStore
+from app.results.provenance import Provenance
 from app.results.values import (
     ArmObservations,
     ContextFilter,
@@ -25,7 +27,7 @@ from app.results.values import (
     Source,
     Subject,
 )
-from tests.integration.results.reference import Arm, sums_of, tally
+from tests.integration.results.reference import Arm, broken_down, sums_of, tally
 from tests.integration.results.world import FAR, Assigned, Happened, History, Overridden, World
 
 _START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -43,7 +45,7 @@ _contexts = st.none() | st.fixed_dictionaries(
     {},
     optional={
         "country": st.sampled_from(["DE", "FR", "1", "true"]),
-        "age": st.sampled_from([1, 1.0, 2.5, 1e-7, 2**53]),
+        "age": st.sampled_from([1, 1.0, "1", 2.5, 1e-7, 2**53, -0.0, -1.5e-9, 1e21, 123e18, 0.000123, 7e299]),
         "new": st.booleans(),
         "nested": st.just({"x": [1]}),
     },
@@ -51,7 +53,7 @@ _contexts = st.none() | st.fixed_dictionaries(
 _filters = st.sampled_from(
     [
         *[(ContextFilter("country", value),) for value in ("DE", "1", "true")],
-        *[(ContextFilter("age", value),) for value in ("1", "1.0", "2.5", "1e-7", "9007199254740992", "x")],
+        *[(ContextFilter("age", value),) for value in ("1", "1.0", "2.5", "1e-7", "9007199254740992", "1e21", "x")],
         *[(ContextFilter("new", value),) for value in ("true", "false", "True")],
         (ContextFilter("nested", '{"x":[1]}'),),
         (ContextFilter("country", "DE"), ContextFilter("new", "true")),
@@ -71,6 +73,11 @@ _late = st.builds(lambda steps: _START + timedelta(hours=steps), st.integers(8, 
 def _mostly(usual: st.SearchStrategy[Any], seldom: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     """Draw the usual three times out of four; `one_of` alone would prefer what shrinks best."""
     return st.sampled_from([usual, usual, usual, seldom]).flatmap(lambda chosen: chosen)
+
+
+def _with_sightings(events: list[Happened]) -> st.SearchStrategy[list[Happened]]:
+    taken = {event.event_id for event in events}
+    return _sightings.map(lambda sightings: [*events, *(row for row in sightings if row.event_id not in taken)])
 
 
 def _histories(values: st.SearchStrategy[float]) -> st.SearchStrategy[History]:
@@ -103,10 +110,44 @@ def _histories(values: st.SearchStrategy[float]) -> st.SearchStrategy[History]:
             min_size=10,
             max_size=40,
             unique_by=lambda row: row.event_id,
-        ),
+        ).flatmap(_with_sightings),
     )
 
 
+# Exposure events, most of which name a variant; some as no variant is named, or where it means nothing.
+_shown = st.sampled_from(["control", "treatment_1", "treatment_2", "gone", 1, True, None, ["control"]])
+_sightings = st.lists(
+    st.builds(
+        Happened,
+        _users,
+        st.just("exposure"),
+        _moments,
+        _moments,
+        st.none(),
+        _mostly(st.just("this"), st.sampled_from(["none", "another"])),
+        _mostly(st.just(False), st.booleans()),
+        st.uuids(version=4),
+        _mostly(st.builds(lambda shown: {"variant": shown, "page": "checkout"}, _shown), st.none()),
+    ),
+    max_size=8,
+    unique_by=lambda row: row.event_id,
+)
+_populations = st.builds(
+    Population,
+    st.sampled_from(list(ExposureRule)),
+    _mostly(st.just("exposure"), st.just("view")),
+    _mostly(st.just(()), st.sampled_from([("a",), ("user,\"'\\", "é ü", "nobody")])),
+    _mostly(
+        st.just(()),
+        st.sampled_from(
+            [
+                (ContextValue("country", "DE"),),
+                (ContextValue("age", "1"), ContextValue("new", "true")),
+                (ContextValue("country", "FR"), ContextValue("nested", "x")),
+            ]
+        ),
+    ),
+)
 _questions = st.builds(
     Question,
     event_types=_mostly(st.just(()), st.sampled_from([("buy",), ("view", "click")])),
@@ -117,6 +158,7 @@ _questions = st.builds(
     include_overrides=st.booleans(),
     context=_mostly(st.just(()), _filters),
     with_series=_mostly(st.just(True), st.just(False)),
+    breakdown=_mostly(st.none(), st.sampled_from(["country", "age", "age", "new", "nested", "absent"])),
 )
 
 
@@ -140,18 +182,30 @@ _MANY = settings(
 
 
 @_MANY
-@given(history=_histories(_plain_values), question=_questions, split=_moments, data=st.data())
+@given(history=_histories(_plain_values), question=_questions, population=_populations, split=_moments, data=st.data())
 async def test_observations__same_history__equal_from_every_source_and_as_counted_by_hand(
-    world: World, hot: HotStore, cold: ColdStore, history: History, question: Question, split: datetime, data: Any
+    world: World,
+    hot: HotStore,
+    cold: ColdStore,
+    history: History,
+    question: Question,
+    population: Population,
+    split: datetime,
+    data: Any,
 ) -> None:
-    experiment = await world.experiment(["50", "30", "20"])
+    experiment = replace(await world.experiment(["50", "30", "20"]), population=population)
 
     seen = await _observe_everywhere(world, hot, cold, experiment, history, question, split, data)
 
-    expected = tally(experiment, history, question)
-    assert set(seen.arms) == set(expected)
-    for variant_id, arm in expected.items():
-        _assert_as_counted(seen.of(variant_id), arm, question)
+    expected = tally(experiment, history, question, population)
+    _assert_all_as_counted(seen, expected, question)
+    assert seen.late_events == sum(arm.late for arm in expected.values())
+    if question.breakdown is not None:
+        segments = broken_down(experiment, history, question, population)
+        assert {(segment.value, segment.is_rest) for segment in seen.segments} == set(segments)
+        for segment in seen.segments:
+            arms = segments[segment.value, segment.is_rest]
+            _assert_all_as_counted(segment.observations, arms, replace(question, with_series=False))
 
 
 @_MANY
@@ -181,7 +235,7 @@ async def _observe_everywhere(
 ) -> Observations:
     await world.store_hot(experiment, history)
     await _deliver(world, experiment, history, data)
-    subject = Subject(experiment.project_id, experiment.id)
+    subject = Subject.of(experiment)
 
     by_hot, _ = await hot.observe(subject, question, most_slots=_MOST_SLOTS)
     by_cold = await cold.observe(subject, question, FAR, most_slots=_MOST_SLOTS)
@@ -190,6 +244,7 @@ async def _observe_everywhere(
 
     assert by_hot == by_cold
     assert by_hot == by_both
+    assert by_hot.late_events == by_cold.late_events == by_both.late_events
     return by_hot
 
 
@@ -207,8 +262,15 @@ def _redelivered(rows: Any) -> st.SearchStrategy[list[Any]]:
     return twice.flatmap(lambda again: st.permutations([*rows, *again]))
 
 
+def _assert_all_as_counted(seen: Observations, expected: dict[int, Arm], question: Question) -> None:
+    assert set(seen.arms) == set(expected)
+    for variant_id, arm in expected.items():
+        _assert_as_counted(seen.of(variant_id), arm, question)
+
+
 def _assert_as_counted(seen: ArmObservations, counted: Arm, question: Question) -> None:
     assert (seen.exposed, seen.exposed_by_plan) == (counted.exposed, counted.exposed_by_plan)
+    assert (seen.assigned_by_plan, seen.excluded) == (counted.assigned_by_plan, counted.excluded)
     assert (seen.converters, seen.events) == (len(counted.converters), counted.events)
     if question.wants_sums:
         sums = seen.sums

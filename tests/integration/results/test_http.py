@@ -78,6 +78,8 @@ async def experiment(world: World, gate: OpenGate, client: httpx.AsyncClient) ->
         "context.country=DE&context.age=3&include_overrides=true&fresh=true&source=hot",
         "confidence_level=99.9&min_sample=0&include_ci=false&granularity=realtime",
         "event_type=nothing",
+        "compare=control:treatment_1&prior_alpha=2&prior_beta=9&prior_lift_mean=0.01&prior_lift_std=0.1",
+        "planned_sample=100&target_mde=0.05&metrics=value_per_user&metrics=avg_value",
     ],
 )
 async def test_results__every_kind_of_question__answer_matches_its_schema(
@@ -96,7 +98,7 @@ async def test_results__by_key__shows_what_dashboards_rely_on(
 
     assert gate.scopes == {Scope.RESULTS}
     assert body["experiment_id"] == experiment.id
-    assert set(body) == {"experiment_id", "summary", "variants", "comparisons", "srm", "metadata"}
+    assert set(body) >= {"experiment_id", "summary", "variants", "comparisons", "srm", "metadata"}
     control, treatment = body["variants"]
     assert (control["key"], control["is_control"], treatment["is_control"]) == ("control", True, False)
     # Users 0, 2, 4, 6 of 0, 2, 4, 6, 8 and users 1, 3, 5, 7 of 1, 3, 5, 7, 9.
@@ -107,6 +109,19 @@ async def test_results__by_key__shows_what_dashboards_rely_on(
     assert body["metadata"]["total_users"] == 10
     assert body["metadata"]["start_date"] is None
     assert treatment["time_series"][0]["time"] == "2026-03-01T00:00:00Z"
+    assert body["exposures_over_time"][1]["points"] == [{"time": "2026-03-01T00:00:00Z", "users": 5, "total": 5}]
+    assert body["summary"]["decision"]["verdict"] == "KEEP_RUNNING"
+    assert [definition["key"] for definition in body["definitions"]] == ["conversion_rate", "value_per_user"]
+    assert body["provenance"]["events_counted"] == 8
+    comparison = body["comparisons"][0]
+    assert (comparison["n_variant"], comparison["n_control"]) == (5, 5)
+    assert comparison["bayes"]["prior"] == {
+        "kind": "beta",
+        "alpha": 1.0,
+        "beta": 1.0,
+        "lift_mean": None,
+        "lift_std": None,
+    }
 
 
 async def test_results__context__keeps_those_users(client: httpx.AsyncClient, experiment: Experiment) -> None:
@@ -144,6 +159,14 @@ async def test_results__context__keeps_those_users(client: httpx.AsyncClient, ex
         ("context.country=DE&context.country=FR", "context.country"),
         ("&".join(f"context.c{number}=1" for number in range(11)), "context.c10"),
         ("limit=5", "limit"),
+        ("compare=treatment_1", "compare.0"),
+        ("compare=treatment_1:nobody", "compare"),
+        ("compare=control:control", "compare"),
+        ("&".join(f"compare=a{number}:b" for number in range(21)), "compare"),
+        ("prior_alpha=0.01", "prior_alpha"),
+        ("prior_lift_std=0", "prior_lift_std"),
+        ("planned_sample=0", "planned_sample"),
+        ("target_mde=nan", "target_mde"),
     ],
 )
 async def test_results__bad_parameter__is_refused_by_name(

@@ -1,5 +1,6 @@
 """The same answers through ClickHouse's HTTP interface as from the engine in the process."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from pydantic import SecretStr
 
 from app.core.clickhouse import ClickHouse
 from app.core.settings import ClickHouseSettings
+from app.experiments.population import ContextValue, ExposureRule, Population
 from app.results.cold import ColdStore
 from app.results.hot import HotStore
-from app.results.values import ContextFilter, Metric, Question, Subject
+from app.results.values import ContextFilter, Exclusion, Metric, Question, Subject
 from tests.integration.results.world import FAR, Assigned, Happened, History, Overridden, World
 from tests.pipeline import clickhouse_http
 
@@ -27,9 +29,16 @@ _SPLIT = _T0 + timedelta(hours=3)
 async def test_observe__history_behind_http__equals_the_hot_answer(
     world: World, engine_folder: Path, context: tuple[ContextFilter, ...]
 ) -> None:
-    experiment = await world.experiment()
+    # As many ids as an experiment may list, together longer than a parameter may be.
+    population = Population(
+        ExposureRule.EVENT,
+        "other",
+        exclude_users=("user 2 é'\\", *(f"{number}{'é' * 250}" for number in range(1000))),
+        exclude_context=(ContextValue("age", "2"),),
+    )
+    experiment = replace(await world.experiment(), population=population)
     await world.store(experiment, _history())
-    subject = Subject(experiment.project_id, experiment.id)
+    subject = Subject.of(experiment)
     question = Question(
         metrics=tuple(Metric),
         event_types=("buy", "a 'type'\\"),
@@ -37,6 +46,7 @@ async def test_observe__history_behind_http__equals_the_hot_answer(
         end=_T0 + timedelta(days=3),
         include_overrides=True,
         context=context,
+        breakdown="country",
     )
 
     def connect(**options: Any) -> Any:
@@ -60,6 +70,8 @@ async def test_observe__history_behind_http__equals_the_hot_answer(
         await server.close()
 
     assert seen.of(experiment.control.id).events > 0
+    assert seen.of(experiment.control.id).excluded == {Exclusion.EXCLUDED_USER: 1}
+    assert [segment.value for segment in seen.segments] == ["D'E\\"]
     assert (by_cold, by_both) == (seen, seen)
 
 

@@ -17,6 +17,7 @@ from sqlalchemy import make_url
 from app.core.clickhouse import ClickHouse
 from app.core.metrics import Metrics
 from app.core.settings import ClickHouseSettings, PipelineSettings
+from app.experiments.population import ContextValue, Population
 from app.experiments.values import Experiment
 from app.pipeline.rollups import RollupBuilder, invalidate_rollups
 from app.results.answer import Results
@@ -57,7 +58,14 @@ def _mostly(usual: st.SearchStrategy[Any], seldom: st.SearchStrategy[Any]) -> st
 _histories = st.builds(
     History,
     st.lists(
-        st.builds(Assigned, _users, st.integers(0, 2), _mostly(_early, _moments), _mostly(_early, _moments)),
+        st.builds(
+            Assigned,
+            _users,
+            st.integers(0, 2),
+            _mostly(_early, _moments),
+            _mostly(_early, _moments),
+            st.sampled_from([None, {"country": "DE"}, {"country": "FR"}]),
+        ),
         min_size=3,
         max_size=4,
         unique_by=lambda row: row.user_id,
@@ -78,11 +86,19 @@ _histories = st.builds(
             st.sampled_from(["none", "none", "this", "another"]),
             _seldom,
             st.uuids(version=4),
+            st.sampled_from([None, None, None, {"variant": "control"}, {"variant": "treatment_1"}]),
         ).map(lambda row: replace(row, ts=min(row.ts, row.ingested_at + _AHEAD))),
         min_size=5,
         max_size=30,
         unique_by=lambda row: row.event_id,
     ),
+)
+# Any event may name a variant, so that some users are in two.
+_populations = st.builds(
+    Population,
+    exposure_event_type=st.sampled_from(["exposure", "view", "view"]),
+    exclude_users=_mostly(st.just(()), st.just(("a", "nobody"))),
+    exclude_context=_mostly(st.just(()), st.just((ContextValue("country", "DE"),))),
 )
 _questions = st.builds(
     Question,
@@ -92,6 +108,7 @@ _questions = st.builds(
     granularity=st.sampled_from([Granularity.DAY, Granularity.HOUR]),
     metrics=st.sampled_from([(Metric.CONVERSION_RATE, Metric.EVENT_COUNT), tuple(Metric)]),
     with_series=st.sampled_from([True, True, False]),
+    breakdown=_mostly(st.none(), st.just("country")),
 )
 
 
@@ -142,6 +159,7 @@ MANY = settings(
 ANY_STREAM = given(
     history=_histories,
     questions=st.lists(_questions, min_size=3, max_size=3),
+    population=_populations,
     watermarks=st.builds(
         lambda some, last: sorted([*some, last]), st.lists(_moments, max_size=3), _mostly(_late, _moments)
     ),
@@ -168,6 +186,7 @@ async def build_and_compare(
     *,
     history: History,
     questions: list[Question],
+    population: Population,
     watermarks: list[datetime],
     split: datetime,
     sizes: dict[str, int],
@@ -176,7 +195,7 @@ async def build_and_compare(
 ) -> None:
     """Bring a history to ClickHouse bit by bit, build rollups in between, and ask with them and without."""
     await _empty(world, _HISTORY + _ROLLUPS)
-    experiment = await world.experiment(["50", "30", "20"])
+    experiment = replace(await world.experiment(["50", "30", "20"]), population=population)
     await world.store_hot(experiment, history)
     building = _building(world, connection, **sizes)
     await building.builder.take_over(connection)
@@ -202,13 +221,13 @@ async def _assert_equal(
     if question.start is not None and question.end is not None and question.end <= question.start:
         question = replace(question, end=None)
     subject, hot, cold = (
-        Subject(experiment.project_id, experiment.id),
+        Subject.of(experiment),
         HotStore(world.database),
         ColdStore(world.clickhouse),
     )
     expected, _ = await hot.observe(subject, question, most_slots=_MOST_SLOTS)
     below_split = steps_below(split, steps)
-    assert obstacle(question) is None
+    assert obstacle(subject, question) is None
 
     by_cold = await cold.observe(subject, question, FAR, most_slots=_MOST_SLOTS, steps=steps)
     tail, _ = await hot.tail(subject, question, split)

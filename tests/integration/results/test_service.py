@@ -315,7 +315,7 @@ async def test_results__many_comparisons_and_many_looks__have_numbers_of_their_o
 
     found = await _ask(service, experiment, metrics=(Metric.CONVERSION_RATE, Metric.VALUE_PER_USER, Metric.P95_VALUE))
 
-    tested = [comparison for comparison in found.comparisons if comparison.metric is not Metric.P95_VALUE]
+    tested = [comparison for comparison in found.comparisons if comparison.metric != Metric.P95_VALUE]
     assert len(tested) == 4
     for comparison in tested:
         assert comparison.p_value is not None

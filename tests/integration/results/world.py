@@ -59,6 +59,7 @@ class Happened:
     names: str = "none"
     foreign: bool = False
     event_id: UUID = field(default_factory=uuid4)
+    properties: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,8 @@ class World:
             _override_row(experiment, overridden) | {"epoch": 1 + index}
             for index, overridden in enumerate(history.overrides)
         ]
-        events = [_event_row(experiment, event) | {"properties": "{}"} for event in history.events]
+        events = [_event_row(experiment, event) for event in history.events]
+        events = [row | {"properties": row["properties"] or "{}"} for row in events]
         await self.clickhouse.insert_json("experiments", _lines([_experiment_row(experiment)]))
         await self.clickhouse.insert_json("exposures", _lines(exposures))
         await self.clickhouse.insert_json("overrides", _lines(overrides))
@@ -166,8 +168,9 @@ _OVERRIDE = text(
     " VALUES (:experiment_id, :user_id, :variant_id, :exposed_at, :removed, 1, :ingested_at)"
 )
 _HAPPEN = text(
-    "INSERT INTO events (project_id, event_id, experiment_id, user_id, event_type, ts, value, ingested_at)"
-    " VALUES (:project_id, :event_id, :experiment_id, :user_id, :event_type, :ts, :value, :ingested_at)"
+    "INSERT INTO events (project_id, event_id, experiment_id, user_id, event_type, ts, value, properties, ingested_at)"
+    " VALUES (:project_id, :event_id, :experiment_id, :user_id, :event_type, :ts, :value, CAST(:properties AS jsonb),"
+    " :ingested_at)"
 )
 
 
@@ -219,6 +222,7 @@ def _event_row(experiment: Experiment, event: Happened) -> dict[str, Any]:
         "event_type": event.event_type,
         "ts": event.ts,
         "value": event.value,
+        "properties": _json(event.properties),
         "ingested_at": event.ingested_at,
     }
 

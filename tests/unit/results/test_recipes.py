@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.results.answer import Method
-from app.results.contrasts import NO_TEST, contrast, detectable_effect
+from app.results.estimates import lift_percent
 from app.results.observed import observations_of
-from app.results.recipes import NO_VALUES, lift_percent, measure
 from app.results.values import ArmObservations, Metric, Neighbours, ValueSums
+from app.results.words import NO_TEST, NO_VALUES
 from app.stats.reasons import NullReason
-from tests.unit.results.arms import arm
+from tests.unit.results.arms import arm, built_in, contrast_of, detectable_of, measure_of
 
 _ALL = list(Metric)
 
@@ -22,16 +22,16 @@ _ALL = list(Metric)
 def test_measure__two_of_three_users_with_values__non_converters_count_as_zero_in_the_mean() -> None:
     seen = arm(3, 2, values=(4.0, 8.0))
 
-    assert measure(Metric.VALUE_PER_USER, seen, 0.95).value == 4.0
-    assert measure(Metric.AVG_VALUE, seen, 0.95).value == 6.0
-    assert measure(Metric.CONVERSION_RATE, seen, 0.95).value == 2 / 3
-    assert measure(Metric.UNIQUE_USERS, seen, 0.95).value == 2
-    assert measure(Metric.EVENT_COUNT, seen, 0.95).value == 2
+    assert measure_of(Metric.VALUE_PER_USER, seen, 0.95).value == 4.0
+    assert measure_of(Metric.AVG_VALUE, seen, 0.95).value == 6.0
+    assert measure_of(Metric.CONVERSION_RATE, seen, 0.95).value == 2 / 3
+    assert measure_of(Metric.UNIQUE_USERS, seen, 0.95).value == 2
+    assert measure_of(Metric.EVENT_COUNT, seen, 0.95).value == 2
 
 
 @pytest.mark.parametrize("metric", _ALL)
 def test_measure__nobody_exposed__null_with_a_reason_or_a_count_of_zero(metric: Metric) -> None:
-    found = measure(metric, ArmObservations(), 0.95)
+    found = measure_of(metric, ArmObservations(), 0.95)
 
     assert found.value == (0 if metric in {Metric.UNIQUE_USERS, Metric.EVENT_COUNT} else None)
     assert (found.lower, found.upper) == (None, None)
@@ -41,9 +41,9 @@ def test_measure__nobody_exposed__null_with_a_reason_or_a_count_of_zero(metric: 
 def test_measure__no_event_carries_a_value__says_so() -> None:
     seen = arm(5, 2)
 
-    assert measure(Metric.P95_VALUE, seen, 0.95).null_reason == NO_VALUES
-    assert measure(Metric.AVG_VALUE, seen, 0.95).null_reason == NullReason.ZERO_DENOMINATOR
-    assert measure(Metric.VALUE_PER_USER, seen, 0.95).value == 0.0
+    assert measure_of(Metric.P95_VALUE, seen, 0.95).null_reason == NO_VALUES
+    assert measure_of(Metric.AVG_VALUE, seen, 0.95).null_reason == NullReason.ZERO_DENOMINATOR
+    assert measure_of(Metric.VALUE_PER_USER, seen, 0.95).value == 0.0
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60))
@@ -53,7 +53,7 @@ def test_measure__p95__is_numpys(values: list[float]) -> None:
     above = min(below + 1, len(ordered) - 1)
     seen = ArmObservations(exposed=1, p95=Neighbours(ordered[below], ordered[above], Fraction(rest, 20)))
 
-    found = measure(Metric.P95_VALUE, seen, 0.95).value
+    found = measure_of(Metric.P95_VALUE, seen, 0.95).value
 
     assert found == pytest.approx(float(np.percentile(ordered, 95)), rel=1e-9, abs=1e-9)
 
@@ -65,11 +65,13 @@ def test_measure__p95__is_numpys(values: list[float]) -> None:
 def test_lift_percent__rates__two_decimals_and_null_over_zero(
     control: ArmObservations, treatment: ArmObservations, percent: float | None
 ) -> None:
-    assert lift_percent(Metric.CONVERSION_RATE, control, treatment) == percent
+    found = built_in(Metric.CONVERSION_RATE, control, treatment)
+
+    assert lift_percent(found.of(1), found.of(2)) == percent
 
 
 def test_contrast__rates__pooled_z_with_newcombes_interval() -> None:
-    found = contrast(Metric.CONVERSION_RATE, arm(260, 168), arm(185, 140), 0.95)
+    found = contrast_of(Metric.CONVERSION_RATE, arm(260, 168), arm(185, 140), 0.95)
 
     # statsmodels 0.15: proportions_ztest([140, 168], [185, 260]); confint_proportions_2indep(..., 'newcomb').
     assert found.method is Method.POOLED_Z
@@ -84,14 +86,14 @@ def test_contrast__rates__pooled_z_with_newcombes_interval() -> None:
 def test_contrast__no_test_for_the_metric__shows_the_difference_alone(metric: Metric) -> None:
     control, treatment = (replace(arm(10, users), p95=Neighbours(users, users, Fraction(0))) for users in (4, 5))
 
-    found = contrast(metric, control, treatment, 0.95)
+    found = contrast_of(metric, control, treatment, 0.95)
 
     assert (found.difference, found.lift) == (1.0, 0.25)
     assert (found.method, found.p_value, found.lower, found.null_reason) == (Method.NONE, None, None, NO_TEST)
 
 
 def test_contrast__control_far_from_significant__lift_has_no_interval_but_the_test_stands() -> None:
-    found = contrast(Metric.CONVERSION_RATE, arm(100, 1), arm(100, 9), 0.95)
+    found = contrast_of(Metric.CONVERSION_RATE, arm(100, 1), arm(100, 9), 0.95)
 
     assert found.p_value is not None
     assert (found.lift_lower, found.interval_null_reason) == (None, NullReason.UNBOUNDED)
@@ -105,14 +107,14 @@ def test_contrast__sums_beyond_a_doubles_range__null_with_a_reason(metric: Metri
     )
     treatment = replace(arm(10, 1), sums=huge)
 
-    found = contrast(metric, arm(10, 2, values=(1.0, 2.0)), treatment, 0.95)
+    found = contrast_of(metric, arm(10, 2, values=(1.0, 2.0)), treatment, 0.95)
 
     assert (found.p_value, found.null_reason) == (None, NullReason.OUT_OF_RANGE)
-    assert measure(metric, treatment, 0.95).value is not None
+    assert measure_of(metric, treatment, 0.95).value is not None
 
 
 def test_detectable_effect__rates__is_where_power_reaches_four_fifths() -> None:
-    found = detectable_effect(Metric.CONVERSION_RATE, arm(1000, 100), arm(1000, 120), 0.95)
+    found = detectable_of(Metric.CONVERSION_RATE, arm(1000, 100), arm(1000, 120), 0.95)
 
     # The textbook's formula, solved for the effect, says 40.745 % of 10 %.
     assert found == pytest.approx(0.40745, abs=1e-5)
@@ -121,7 +123,7 @@ def test_detectable_effect__rates__is_where_power_reaches_four_fifths() -> None:
 def test_detectable_effect__means__follows_from_the_standard_error() -> None:
     control = arm(100, 100, values=tuple(float(value) for value in range(100)))
 
-    found = detectable_effect(Metric.VALUE_PER_USER, control, control, 0.95)
+    found = detectable_of(Metric.VALUE_PER_USER, control, control, 0.95)
 
     error = np.std(range(100), ddof=1) * np.sqrt(2 / 100)
     assert found == pytest.approx((1.959964 + 0.841621) * error / 49.5, rel=1e-4)
@@ -144,11 +146,11 @@ def test_detectable_effect__means__follows_from_the_standard_error() -> None:
 def test_contrast__odd_arms__every_number_is_finite_or_null(
     metric: Metric, confidence: float, control: ArmObservations, treatment: ArmObservations
 ) -> None:
-    found = contrast(metric, control, treatment, confidence)
+    found = contrast_of(metric, control, treatment, confidence)
 
     numbers = [found.difference, found.lower, found.upper, found.lift, found.lift_lower, found.lift_upper]
     numbers += [found.always_lower, found.always_upper, found.always_p_value]
-    numbers += [found.statistic, found.df, found.p_value, detectable_effect(metric, control, treatment, confidence)]
+    numbers += [found.statistic, found.df, found.p_value, detectable_of(metric, control, treatment, confidence)]
     assert all(number is None or np.isfinite(number) for number in numbers)
 
 
@@ -157,5 +159,5 @@ def test_observations_of__arm_without_events__has_its_users_alone() -> None:
 
     seen = observations_of([entry], with_series=False)
 
-    assert seen.of(7) == ArmObservations(exposed=3, exposed_by_plan=2)
+    assert seen.of(7) == ArmObservations(exposed=3, exposed_by_plan=2, assigned_by_plan=2)
     assert seen.of(8) == ArmObservations()

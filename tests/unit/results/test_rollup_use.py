@@ -4,9 +4,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from app.experiments.population import ContextValue, ExposureRule, Population
 from app.results.rollup_use import RollupReason, obstacle
-from app.results.values import ContextFilter, Granularity, Metric, Question
+from app.results.values import ContextFilter, Granularity, Metric, Question, Subject
 
+_SUBJECT = Subject(1, 1)
 _DAY = datetime(2026, 3, 1, tzinfo=UTC)
 _HOUR = timedelta(hours=1)
 _MINUTE = timedelta(minutes=1)
@@ -20,10 +22,11 @@ _MINUTE = timedelta(minutes=1)
         Question(start=_DAY, end=_DAY + 3 * _HOUR),
         Question(granularity=Granularity.HOUR),
         Question(granularity=Granularity.REALTIME, with_series=False),
+        Question(breakdown="country"),
     ],
 )
 def test_obstacle__buckets_of_hours_suffice__there_is_none(question: Question) -> None:
-    assert obstacle(question) is None
+    assert obstacle(_SUBJECT, question) is None
 
 
 @pytest.mark.parametrize(
@@ -37,4 +40,16 @@ def test_obstacle__buckets_of_hours_suffice__there_is_none(question: Question) -
     ],
 )
 def test_obstacle__more_is_asked_than_was_counted__says_why(question: Question, reason: RollupReason) -> None:
-    assert obstacle(question) is reason
+    assert obstacle(_SUBJECT, question) is reason
+
+
+def test_obstacle__users_are_excluded__there_is_none() -> None:
+    population = Population(exclude_users=("anna",), exclude_context=(ContextValue("internal", "true"),))
+
+    assert obstacle(Subject(1, 1, population=population), Question()) is None
+
+
+def test_obstacle__events_expose__says_so() -> None:
+    subject = Subject(1, 1, population=Population(ExposureRule.EVENT))
+
+    assert obstacle(subject, Question()) is RollupReason.EXPOSURE_EVENTS

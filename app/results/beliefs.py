@@ -1,0 +1,118 @@
+"""What is believed about differences after the data, and which arm is probably the best. Plain functions, no I/O."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from app.results.measured import Measured, MeasuredArm
+from app.results.reading import Reading
+from app.results.words import NO_TEST
+from app.stats.bayes_best import prob_best_rate, prob_best_value
+from app.stats.bayes_difference import bayes_rate_difference
+from app.stats.bayes_effect import NormalPrior, bayes_normal
+from app.stats.bayes_rates import BetaPrior
+from app.stats.exact import all_finite, to_float
+from app.stats.reasons import NullReason
+from app.stats.samples import Proportion, Sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Belief:
+    """About a treatment's difference from the control; better is in the metric's direction, losses in its unit."""
+
+    prob_better: float | None = None
+    loss_if_shipped: float | None = None
+    loss_if_kept: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    null_reason: str | None = None
+
+
+def belief(
+    metric: Measured, control: MeasuredArm, treatment: MeasuredArm, reading: Reading, credibility: float
+) -> Belief:
+    """Return the belief about one comparison.
+
+    Rates have Beta posteriors; every other metric has a normal likelihood, whose prior is on the lift and is brought
+    to the metric's unit by the control's value.
+    """
+    if not metric.tested:
+        return Belief(null_reason=NO_TEST)
+    c, t = control.sample, treatment.sample
+    if isinstance(c, Proportion) and isinstance(t, Proportion):
+        return _of_rates(metric, c, t, reading, credibility)
+    return _of_values(metric, c.estimate(), t.estimate(), reading, credibility)
+
+
+def prob_best(metric: Measured, arms: Sequence[MeasuredArm], reading: Reading) -> tuple[float, ...] | None:
+    """Return each arm's chance to be the best by the metric, (k,), in its direction; `None` where it is undefined.
+
+    A prior on lifts says nothing about the arms' own values; for metrics other than rates they have flat ones here.
+    """
+    if not metric.tested:
+        return None
+    lowest = metric.sign < 0
+    samples = [arm.sample for arm in arms]
+    rates = [sample for sample in samples if isinstance(sample, Proportion)]
+    if len(rates) == len(samples):
+        return prob_best_rate(rates, prior=_beta(reading), lowest=lowest)
+    return prob_best_value(samples, lowest=lowest)
+
+
+def _beta(reading: Reading) -> BetaPrior:
+    return BetaPrior(alpha=reading.prior_alpha, beta=reading.prior_beta)
+
+
+def _of_rates(
+    metric: Measured, control: Proportion, treatment: Proportion, reading: Reading, credibility: float
+) -> Belief:
+    found = bayes_rate_difference(control, treatment, prior=_beta(reading), credibility=credibility)
+    return _in_direction(
+        metric,
+        Belief(
+            prob_better=found.prob_treatment_better,
+            loss_if_shipped=found.expected_loss_choose_treatment,
+            loss_if_kept=found.expected_loss_choose_control,
+            lower=found.lower,
+            upper=found.upper,
+        ),
+    )
+
+
+def _of_values(metric: Measured, control: Sample, treatment: Sample, reading: Reading, credibility: float) -> Belief:
+    prior = None
+    if reading.prior_lift_std is not None:
+        prior = _prior_on_difference(control, reading.prior_lift_mean, reading.prior_lift_std)
+        if prior is None:
+            return Belief(null_reason=NullReason.ZERO_BASELINE)
+    found = bayes_normal(control, treatment, prior=prior, credibility=credibility)
+    return _in_direction(
+        metric,
+        Belief(
+            prob_better=found.prob_treatment_better,
+            loss_if_shipped=found.expected_loss_choose_treatment,
+            loss_if_kept=found.expected_loss_choose_control,
+            lower=found.lower,
+            upper=found.upper,
+            null_reason=found.null_reason,
+        ),
+    )
+
+
+def _prior_on_difference(control: Sample, lift_mean: float, lift_std: float) -> NormalPrior | None:
+    value = control.estimate().value
+    baseline = abs(to_float(value)) if value is not None else 0.0
+    mean, variance = baseline * lift_mean, (baseline * lift_std) ** 2
+    return NormalPrior(mean=mean, variance=variance) if all_finite(mean, variance) and variance > 0 else None
+
+
+def _in_direction(metric: Measured, upward: Belief) -> Belief:
+    """Turn what is said about a larger treatment into what is said about a better one."""
+    if metric.sign > 0 or upward.prob_better is None:
+        return upward
+    return Belief(
+        prob_better=max(0.0, 1.0 - upward.prob_better),
+        loss_if_shipped=upward.loss_if_kept,
+        loss_if_kept=upward.loss_if_shipped,
+        lower=upward.lower,
+        upper=upward.upper,
+    )

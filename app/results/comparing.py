@@ -1,0 +1,118 @@
+"""One comparison as the answer shows it. Plain functions, no I/O."""
+
+from app.experiments.values import Variant
+from app.results.answer import BayesResult, ComparisonResult, CupedResult, NonInferiorityResult, PriorResult
+from app.results.beliefs import Belief, belief
+from app.results.contrasts import Adjusted, Contrast
+from app.results.measured import Measured, Shape
+from app.results.reading import Reading
+from app.results.values import Question
+from app.results.words import sentences
+from app.stats.noninferiority import NonInferiority
+
+
+def comparison(
+    metric: Measured,
+    variant: Variant,
+    control: Variant,
+    found: Contrast,
+    reading: Reading,
+    question: Question,
+    *,
+    holm: float | None,
+    bh: float | None,
+) -> ComparisonResult:
+    """Return what the answer says about a variant against another by a metric.
+
+    holm, bh: its p-value adjusted with all others of the answer.
+    """
+    wanted = question.include_ci
+    treatment_arm, control_arm = metric.of(variant.id), metric.of(control.id)
+    thought = belief(metric, control_arm, treatment_arm, reading, question.confidence)
+    reason = found.null_reason or (found.interval_null_reason if wanted else None)
+    return ComparisonResult(
+        variant=variant.key,
+        control=control.key,
+        metric=metric.key,
+        n_variant=treatment_arm.sample.estimate().n,
+        n_control=control_arm.sample.estimate().n,
+        difference=found.difference,
+        difference_ci_lower=found.lower if wanted else None,
+        difference_ci_upper=found.upper if wanted else None,
+        lift=found.lift,
+        lift_ci_lower=found.lift_lower if wanted else None,
+        lift_ci_upper=found.lift_upper if wanted else None,
+        statistic=found.statistic,
+        df=found.df,
+        p_value=found.p_value,
+        p_value_adjusted=holm,
+        p_value_holm=holm,
+        p_value_bh=bh,
+        always_valid_p_value=found.always_p_value,
+        always_valid_ci_lower=found.always_lower if wanted else None,
+        always_valid_ci_upper=found.always_upper if wanted else None,
+        always_valid_lift_ci_lower=found.always_lift_lower if wanted else None,
+        always_valid_lift_ci_upper=found.always_lift_upper if wanted else None,
+        bayes=_bayes(metric, thought, reading, wanted=wanted),
+        cuped=_cuped(found.adjusted, wanted=wanted),
+        noninferiority=_noninferiority(metric, found.noninferiority),
+        method=found.method,
+        null_reason=reason,
+        notes=sentences([found.null_reason, found.interval_null_reason if wanted else None]),
+    )
+
+
+def _bayes(metric: Measured, thought: Belief, reading: Reading, *, wanted: bool) -> BayesResult:
+    return BayesResult(
+        prob_better=thought.prob_better,
+        expected_loss_if_shipped=thought.loss_if_shipped,
+        expected_loss_if_kept=thought.loss_if_kept,
+        credible_lower=thought.lower if wanted else None,
+        credible_upper=thought.upper if wanted else None,
+        prior=_prior(metric, reading),
+        null_reason=thought.null_reason,
+    )
+
+
+def _prior(metric: Measured, reading: Reading) -> PriorResult:
+    if metric.shape is Shape.RATE:
+        return PriorResult(
+            kind="beta", alpha=reading.prior_alpha, beta=reading.prior_beta, lift_mean=None, lift_std=None
+        )
+    if reading.prior_lift_std is None:
+        return PriorResult(kind="flat", alpha=None, beta=None, lift_mean=None, lift_std=None)
+    return PriorResult(
+        kind="normal",
+        alpha=None,
+        beta=None,
+        lift_mean=reading.prior_lift_mean,
+        lift_std=reading.prior_lift_std,
+    )
+
+
+def _cuped(found: Adjusted, *, wanted: bool) -> CupedResult:
+    ratio = found.variance_ratio
+    return CupedResult(
+        difference=found.difference,
+        difference_ci_lower=found.lower if wanted else None,
+        difference_ci_upper=found.upper if wanted else None,
+        lift=found.lift,
+        lift_ci_lower=found.lift_lower if wanted else None,
+        lift_ci_upper=found.lift_upper if wanted else None,
+        p_value=found.p_value,
+        theta=found.theta,
+        variance_reduction_percent=None if ratio is None else 100 * (1 - ratio),
+        null_reason=found.null_reason or (found.interval_null_reason if wanted else None),
+    )
+
+
+def _noninferiority(metric: Measured, found: NonInferiority | None) -> NonInferiorityResult | None:
+    if found is None or metric.margin is None:
+        return None
+    return NonInferiorityResult(
+        margin=metric.margin,
+        statistic=found.statistic,
+        p_value=found.p_value,
+        shown=found.shown,
+        null_reason=found.null_reason,
+    )

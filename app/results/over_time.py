@@ -1,0 +1,130 @@
+"""How the effect and the exposures grew, day by day. Plain functions, no I/O."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
+
+from app.results.answer import EffectPoint, EffectSeries, ExposurePoint, ExposureSeries
+from app.results.measured import DailyArm, Measured, MeasuredArm, Shape
+from app.results.values import ArmObservations
+from app.results.words import NO_DAILY_DATA, NO_TEST
+from app.stats.distributions import two_sided_quantile
+from app.stats.effects import Effect, Scale, effect_of, welch_df
+from app.stats.exact import all_finite
+from app.stats.proportions import difference_of_proportions
+from app.stats.samples import ArmEstimate, Proportion, Sample
+from app.stats.sequential import always_valid_reach
+
+_Limits: TypeAlias = tuple[float | None, float | None]
+_NO_INTERVAL: _Limits = (None, None)
+_NOBODY = ArmEstimate(n=0, value=None, variance=None)
+
+
+def effects_over_time(
+    metric: Measured, control: MeasuredArm, treatments: Mapping[str, MeasuredArm], confidence: float | None
+) -> tuple[EffectSeries, ...]:
+    """Return each treatment's cumulative difference at the end of every day on which an arm changed.
+
+    treatments: by variant key. confidence: `None` leaves the intervals out.
+    """
+    if not metric.tested:
+        return tuple(EffectSeries(metric=metric.key, variant=key, points=(), null_reason=NO_TEST) for key in treatments)
+    days = sorted({day.time for arm in (control, *treatments.values()) for day in arm.daily})
+    before = _carried(control.daily, days)
+    return tuple(
+        _series(metric, key, days, before, _carried(arm.daily, days), confidence) for key, arm in treatments.items()
+    )
+
+
+def exposures_over_time(variant: str, arm: ArmObservations) -> ExposureSeries:
+    """Return the users exposed on each UTC day, days without any between the first and the last included."""
+    by_day: dict[datetime, int] = defaultdict(int)
+    for entries in arm.entries:
+        by_day[_midnight(entries.time)] += entries.users
+    points: list[ExposurePoint] = []
+    total, day = 0, min(by_day, default=None)
+    while day is not None and day <= max(by_day):
+        total += by_day.get(day, 0)
+        points.append(ExposurePoint(time=day, users=by_day.get(day, 0), total=total))
+        day += timedelta(days=1)
+    return ExposureSeries(variant=variant, points=tuple(points))
+
+
+def _midnight(moment: datetime) -> datetime:
+    return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """An arm at the end of a day: its statistics, and what they estimate."""
+
+    sample: Sample
+    estimate: ArmEstimate
+
+
+def _carried(daily: Sequence[DailyArm], days: Sequence[datetime]) -> list[_State]:
+    """Return what held at the end of each of the days: an arm that did not change is as it was before."""
+    found = {day.time: day.sample for day in daily}
+    held: list[_State] = []
+    last = _State(_NOBODY, _NOBODY)
+    for day in days:
+        if (sample := found.get(day)) is not None:
+            last = _State(sample, sample.estimate())
+        held.append(last)
+    return held
+
+
+def _series(
+    metric: Measured,
+    variant: str,
+    days: Sequence[datetime],
+    control: Sequence[_State],
+    treatment: Sequence[_State],
+    confidence: float | None,
+) -> EffectSeries:
+    points = tuple(
+        _point(metric.shape, time, c, t, confidence) for time, c, t in zip(days, control, treatment, strict=True)
+    )
+    return EffectSeries(
+        metric=metric.key, variant=variant, points=points, null_reason=None if points else NO_DAILY_DATA
+    )
+
+
+def _point(shape: Shape, time: datetime, control: _State, treatment: _State, confidence: float | None) -> EffectPoint:
+    c, t = control.estimate, treatment.estimate
+    effect = effect_of(c, t, Scale.ABSOLUTE)
+    fixed, always = _NO_INTERVAL, _NO_INTERVAL
+    if confidence is not None:
+        fixed = _interval(shape, control, treatment, effect, confidence)
+        if effect.variance is not None:
+            always = _around(effect, always_valid_reach(c.n + t.n, alpha=1 - confidence))
+    return EffectPoint(
+        time=time,
+        difference=effect.estimate,
+        ci_lower=fixed[0],
+        ci_upper=fixed[1],
+        always_valid_ci_lower=always[0],
+        always_valid_ci_upper=always[1],
+        n_variant=t.n,
+        n_control=c.n,
+    )
+
+
+def _interval(shape: Shape, control: _State, treatment: _State, effect: Effect, confidence: float) -> _Limits:
+    """Return the interval that the comparison of the same metric has."""
+    if isinstance(control.sample, Proportion) and isinstance(treatment.sample, Proportion):
+        rates = difference_of_proportions(control.sample, treatment.sample, confidence=confidence)
+        return rates.lower, rates.upper
+    df = welch_df(control.estimate, treatment.estimate) if shape is Shape.MEAN else None
+    return _around(effect, two_sided_quantile(confidence, df))
+
+
+def _around(effect: Effect, reach: float) -> _Limits:
+    if effect.estimate is None or effect.variance is None:
+        return _NO_INTERVAL
+    half_width = reach * math.sqrt(effect.variance)
+    lower, upper = effect.estimate - half_width, effect.estimate + half_width
+    return (lower, upper) if all_finite(lower, upper) else _NO_INTERVAL

@@ -1,0 +1,40 @@
+"""Codes in words, for those who read an answer. Plain values, no I/O."""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+# Counts depend on the allocation, and percentiles without a standard error have no test.
+NO_TEST = "NO_TEST"
+# No event carries a value, so there is no percentile of them.
+NO_VALUES = "NO_VALUES"
+# Totals, and percentiles without a standard error, have no interval.
+NO_INTERVAL = "NO_INTERVAL"
+# The metric has no number from before the exposure.
+NO_COVARIATE = "NO_COVARIATE"
+# The metric was not measured day by day.
+NO_DAILY_DATA = "NO_DAILY_DATA"
+
+_SENTENCES: Mapping[str, str] = MappingProxyType(
+    {
+        NO_TEST: "Nothing is tested: the metric is a total that grows with the variant, or a percentile without a"
+        " standard error.",
+        NO_VALUES: "No counted event of a variant carries a value.",
+        NO_INTERVAL: "The metric has no interval.",
+        NO_COVARIATE: "The metric has no number from before the exposure to adjust by.",
+        "EMPTY_ARM": "A variant has no exposed user yet.",
+        "TOO_FEW_UNITS": "A variance needs two users in each variant at least.",
+        "ZERO_VARIANCE": "All users of the compared variants have the same value, so there is nothing to test.",
+        "ZERO_BASELINE": "The control's value is 0, and a lift over 0 does not exist; read the difference.",
+        "ZERO_DENOMINATOR": "The metric's denominator sums to 0 in a variant.",
+        "NON_POSITIVE_VALUE": "The control's value is below 0, so that a share of it means nothing.",
+        "UNBOUNDED": "The control's value is not itself clearly away from 0, so that the lift could be anything: its"
+        " interval has no two finite ends. The test of the difference stands.",
+        "OUT_OF_RANGE": "The number exists, but is too large to be written.",
+    }
+)
+
+
+def sentences(codes: Iterable[str | None]) -> tuple[str, ...]:
+    """Return a sentence for each of the codes, once."""
+    known = dict.fromkeys(code for code in codes if code is not None)
+    return tuple(_SENTENCES[code] for code in known if code in _SENTENCES)

@@ -1,0 +1,99 @@
+"""The chance of each arm to be the best of all, for rates and for values with a normal likelihood."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import special
+
+from app.stats.bayes_effect import NormalPrior
+from app.stats.bayes_rates import BetaPrior
+from app.stats.exact import all_finite, to_float
+from app.stats.rate_belief import RateBelief, grid, shared_chances
+from app.stats.samples import Proportion, Sample
+
+_FLAT = BetaPrior()
+# Standard deviations from a normal's mean at which the integration is cut; beyond the last lies less than 1e-15.
+_CUTS = np.array([-8.0, -6.0, -4.0, -2.5, -1.0, 0.0, 1.0, 2.5, 4.0, 6.0, 8.0])
+
+
+def prob_best_rate(arms: Sequence[Proportion], *, prior: BetaPrior = _FLAT, lowest: bool = False) -> tuple[float, ...]:
+    """Return, for each of the arms, (k,), the chance that its rate is the highest, or the lowest; they sum to 1.
+
+    Raises:
+        ValueError: there is no arm.
+
+    Source: see rate_belief.shared_chances.
+    """
+    if not arms:
+        raise ValueError("the best of no arms does not exist")
+    beliefs = [RateBelief.after(arm, prior) for arm in arms]
+    if lowest:
+        beliefs = [belief.mirrored() for belief in beliefs]
+    logits, widths = grid(np.concatenate([belief.cuts() for belief in beliefs]))
+    rates = np.asarray(special.expit(logits))
+    return shared_chances(
+        [belief.logit_density(logits) * widths for belief in beliefs], [belief.below(rates) for belief in beliefs]
+    )
+
+
+def prob_best_value(
+    arms: Sequence[Sample], *, priors: Sequence[NormalPrior | None] | None = None, lowest: bool = False
+) -> tuple[float, ...] | None:
+    """Return, for each of the arms, (k,), the chance that its value is the highest, or the lowest.
+
+    `None` where an arm's value or variance is undefined, or all arms are certain. No prior means a flat one.
+
+    Raises:
+        ValueError: there is no arm, or not one prior for each.
+
+    Source: see rate_belief.shared_chances; each arm's posterior is normal, Gelman et al., "Bayesian Data
+    Analysis" (3rd ed., 2013), section 2.5, eq. 2.10.
+    """
+    if not arms:
+        raise ValueError("the best of no arms does not exist")
+    moments: list[tuple[float, float]] = []
+    for arm, prior in zip(arms, priors or [None] * len(arms), strict=True):
+        found = _posterior(arm, prior)
+        if found is None:
+            return None
+        moments.append(found)
+    sign = -1.0 if lowest else 1.0
+    # On a scale on which the widest posterior has a deviation near 1, whatever the metric's unit.
+    unit, center = max(sd for _, sd in moments), moments[0][0]
+    means = [sign * (mean - center) / unit for mean, _ in moments]
+    deviations = [sd / unit for _, sd in moments]
+    if not all_finite(*means) or min(deviations) < 1e-9:
+        return None
+    cuts = np.concatenate([mean + _CUTS * sd for mean, sd in zip(means, deviations, strict=True)])
+    nodes, widths = _panels(cuts)
+    scores = [(nodes - mean) / sd for mean, sd in zip(means, deviations, strict=True)]
+    densities = [
+        np.exp(-0.5 * score * score) / (sd * math.sqrt(2.0 * math.pi)) * widths
+        for score, sd in zip(scores, deviations, strict=True)
+    ]
+    return shared_chances(densities, [np.asarray(special.ndtr(score)) for score in scores])
+
+
+def _panels(cuts: "np.typing.NDArray[np.float64]") -> tuple["np.typing.NDArray[np.float64]", ...]:
+    """Cut the line at the given points only: far apart normals leave nothing to integrate between them."""
+    ends = np.unique(cuts)
+    nodes, weights = np.polynomial.legendre.leggauss(12)
+    half = np.diff(ends)[:, None] / 2.0
+    return (ends[:-1, None] + half * (1.0 + nodes)).ravel(), (half * weights).ravel()
+
+
+def _posterior(arm: Sample, prior: NormalPrior | None) -> tuple[float, float] | None:
+    """Return mean and standard deviation."""
+    estimate = arm.estimate()
+    if estimate.value is None or estimate.variance is None:
+        return None
+    mean, variance = to_float(estimate.value), to_float(estimate.variance)
+    if not all_finite(mean, variance) or variance <= 0.0:
+        return None
+    if prior is not None:
+        total = prior.variance + variance
+        mean = prior.variance / total * mean + variance / total * prior.mean
+        variance = prior.variance / total * variance
+    sd = math.sqrt(variance)
+    return (mean, sd) if all_finite(mean, sd) and sd > 0.0 else None
