@@ -1,0 +1,42 @@
+"""Which parameters belong to which export."""
+
+from typing import assert_never
+
+from fastapi import Request
+
+from app.core.errors import FieldProblem, Invalid
+from app.exports.values import ExportOf
+from app.results.parameters import CONTEXT_PREFIX
+
+_ALWAYS = frozenset({"format", "of"})
+_OF_EVENTS = frozenset({"event_type", "start_date", "end_date", "include_overrides", "counted"})
+
+
+def refuse_parameters_of_others(request: Request, of: ExportOf, *, counted: bool) -> None:
+    """Refuse what this export would silently ignore.
+
+    Raises:
+        Invalid: a parameter belongs to another export.
+    """
+    given = [name for name in dict.fromkeys(request.query_params) if name not in _ALWAYS]
+    problems: list[FieldProblem]
+    match of:
+        case ExportOf.RESULTS:
+            problems = _astray([name for name in given if name == "counted"], "is for of=events; remove it")
+        case ExportOf.ASSIGNMENTS:
+            problems = _astray(given, "of=assignments takes no such parameter; remove it")
+        case ExportOf.EVENTS:
+            contexts = [name for name in given if name.startswith(CONTEXT_PREFIX)]
+            others = [name for name in given if name not in _OF_EVENTS and name not in contexts]
+            taken = ", ".join(sorted(_OF_EVENTS))
+            problems = _astray(others, f"of=events takes no such parameter, but {taken}, context.<name>")
+            if not counted:
+                problems += _astray(contexts, "chooses among counted events; remove it, or counted=false")
+        case _:
+            assert_never(of)
+    if problems:
+        raise Invalid(problems)
+
+
+def _astray(names: list[str], detail: str) -> list[FieldProblem]:
+    return [{"field": name, "detail": detail} for name in names]
