@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 m ?= change
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run migrate migration test test-service test-stack faults check format bench bench-pipeline demo pipeline env up down clean
+.PHONY: help install install-dev run migrate migration test test-service test-stack faults check format bench bench-pipeline simulations demo pipeline env up down clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -66,6 +66,9 @@ bench: install-dev ## Measure, each figure as a ratio to a raw probe in the same
 
 bench-pipeline: install-dev ## Measure the way from the outbox to ClickHouse in the same manner (Java 17, Maven)
 	@$(BIN)/python -m benchmarks.pipeline
+
+simulations: install-dev ## Simulate every statistical method, for a quarter of an hour, and write the tables into docs/statistics.md
+	@$(BIN)/python -m benchmarks.simulations --write docs/statistics.md
 
 pipeline: install ## Start PostgreSQL, Kafka, Connect and Debezium on this machine, without containers (Java 17, Maven)
 	@exec $(BIN)/python -m app.workers.local_pipeline

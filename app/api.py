@@ -4,10 +4,26 @@ from fastapi import APIRouter
 
 from app.access.router import router as access
 from app.assignments.router import router as assignments
+from app.diagnosis.router import router as diagnosis
 from app.events.router import router as events
+from app.experiments.plan_router import router as plans
 from app.experiments.router import router as experiments
+from app.exports.router import router as exports
+from app.metrics.router import router as metrics
 from app.pipeline.router import router as pipeline
 from app.power.router import router as power
 from app.results.router import router as results
 
-ROUTERS: tuple[APIRouter, ...] = (experiments, assignments, events, results, power, access, pipeline)
+ROUTERS: tuple[APIRouter, ...] = (
+    experiments,
+    plans,
+    metrics,
+    assignments,
+    events,
+    results,
+    diagnosis,
+    exports,
+    power,
+    access,
+    pipeline,
+)

@@ -19,9 +19,13 @@ from app.core.installation import installation_id
 from app.core.metrics import Metrics
 from app.core.redis import RedisAid
 from app.core.settings import Settings
+from app.diagnosis.service import DiagnosisService
 from app.events.service import EventService
+from app.experiments.plan_service import PlanService
 from app.experiments.registry import ExperimentRegistry
 from app.experiments.service import ExperimentService
+from app.exports.service import ExportService
+from app.metrics.service import MetricService
 from app.pipeline.service import Pipeline
 from app.results.service import ResultsService
 
@@ -52,11 +56,15 @@ class Services:
     projects: Projects
     access: AccessService
     experiments: ExperimentService
+    plans: PlanService
+    metrics: MetricService
     assignments: AssignmentService
     overrides: OverrideService
     events: EventService
     pipeline: Pipeline
     results: ResultsService
+    exports: ExportService
+    diagnosis: DiagnosisService
 
     async def start(self) -> None:
         await self.projects.load()
@@ -92,6 +100,17 @@ async def build_services(resources: Resources, settings: Settings) -> Services:
     pipeline = Pipeline(database, resources.clickhouse, settings, metrics, clock=clock)
     namespace = f"exp:{installation}"
     limits = settings.rate_limit
+    results = ResultsService(
+        database=database,
+        clickhouse=resources.clickhouse,
+        registry=registry,
+        watermark=pipeline.watermark,
+        redis=redis,
+        metrics=metrics,
+        clock=clock,
+        namespace=namespace,
+        use_rollups=settings.pipeline.rollups_enabled,
+    )
     return Services(
         gate=Gate(
             authenticator=authenticator,
@@ -105,6 +124,8 @@ async def build_services(resources: Resources, settings: Settings) -> Services:
         projects=projects,
         access=AccessService(database=database, changes=changes, projects=projects, clock=clock),
         experiments=ExperimentService(database=database, changes=changes, registry=registry, clock=clock),
+        plans=PlanService(database=database, changes=changes, registry=registry),
+        metrics=MetricService(database=database, changes=changes),
         assignments=AssignmentService(
             database=database,
             registry=registry,
@@ -118,15 +139,14 @@ async def build_services(resources: Resources, settings: Settings) -> Services:
         overrides=OverrideService(database=database, changes=changes),
         events=EventService(database=database, registry=registry, metrics=metrics),
         pipeline=pipeline,
-        results=ResultsService(
+        results=results,
+        exports=ExportService(database=database, registry=registry, results=results),
+        diagnosis=DiagnosisService(
             database=database,
             clickhouse=resources.clickhouse,
             registry=registry,
+            results=results,
             watermark=pipeline.watermark,
-            redis=redis,
-            metrics=metrics,
             clock=clock,
-            namespace=namespace,
-            use_rollups=settings.pipeline.rollups_enabled,
         ),
     )

@@ -6,7 +6,20 @@ from app.core import models as core
 from app.core.db import metadata
 from app.events import models as events
 from app.experiments import models as experiments
+from app.metrics import models as metrics
 from app.outbox import models as outbox
 from app.pipeline import models as pipeline
+from app.results import models as results
 
-__all__ = ["access", "assignments", "core", "events", "experiments", "metadata", "outbox", "pipeline"]
+__all__ = [
+    "access",
+    "assignments",
+    "core",
+    "events",
+    "experiments",
+    "metadata",
+    "metrics",
+    "outbox",
+    "pipeline",
+    "results",
+]

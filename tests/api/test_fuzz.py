@@ -24,6 +24,9 @@ warnings = false
 [dictionaries.experiments]
 values = ["draft", "running", "paused", "completed", "archived", "1", "2"]
 
+[dictionaries.metrics]
+values = ["revenue", "checkout", "conversion_rate", "1"]
+
 [dictionaries.users]
 values = ["user-1", "user-2", "ünï ☃", "a/b?c#d", "%2F"]
 
@@ -32,6 +35,7 @@ values = ["purchase", "view"]
 
 [parameters]
 "path.experiment" = { dictionary = "experiments", probability = 0.8 }
+"path.metric" = { dictionary = "metrics", probability = 0.8 }
 "path.user_id" = { dictionary = "users", probability = 0.5 }
 "query.event_type" = { dictionary = "event_types", probability = 0.5 }
 
@@ -59,7 +63,11 @@ def test_fuzz__every_operation__answers_as_its_schema_says(tmp_path: Path) -> No
 
 
 def fill(client: httpx.Client) -> None:
-    """Make an experiment in each state, with users and events in one of them."""
+    """Make metrics, and an experiment in each state that has them, with users and events in one of them."""
+    steps = [{"event_type": "view"}, {"event_type": "purchase"}]
+    for metric in ({"key": "revenue", "kind": "sum"}, {"key": "checkout", "kind": "funnel", "steps": steps}):
+        client.post("/api/v1/metrics", json=metric).raise_for_status()
+    plan = {"metrics": [{"metric": "revenue", "role": "primary"}, {"metric": "conversion_rate", "role": "guardrail"}]}
     for key, moves in {
         "draft": [],
         "running": ["start"],
@@ -67,7 +75,9 @@ def fill(client: httpx.Client) -> None:
         "completed": ["start", "complete"],
         "archived": ["archive"],
     }.items():
-        client.post("/api/v1/experiments", json=experiment_body(key, status="draft")).raise_for_status()
+        client.post(
+            "/api/v1/experiments", json=experiment_body(key, status="draft") | {"plan": plan}
+        ).raise_for_status()
         for move in moves:
             client.post(f"/api/v1/experiments/{key}/{move}").raise_for_status()
     body = {"experiment": "running", "user_ids": USERS}

@@ -148,4 +148,6 @@ def test_results__any_source__says_the_same(replayed: httpx.Client) -> None:
     answers = [results(replayed, AS_RANDOMISED, source, EARNED, *metrics) for source in SOURCES]
 
     assert [answer.pop("metadata")["source"] for answer in answers] == ["hot", "cold", "both"]
+    counted = [answer.pop("provenance")["events_counted"] for answer in answers]
+    assert counted[0] == counted[1] == counted[2]
     assert answers[0] == answers[1] == answers[2]

@@ -25,6 +25,16 @@ _NEEDS: dict[tuple[str, str], str] = {
     ("delete", _ONE): "experiments:write",
     **{("post", f"{_ONE}/{m}"): "experiments:write" for m in ("start", "pause", "resume", "complete", "archive")},
     ("post", f"{_ONE}/assignments/import"): "experiments:write",
+    ("get", f"{_ONE}/plan"): "experiments:read",
+    ("get", f"{_ONE}/metrics"): "experiments:read",
+    ("post", f"{_ONE}/metrics"): "experiments:write",
+    ("delete", f"{_ONE}/metrics/{{metric}}"): "experiments:write",
+    ("get", "/metrics"): "experiments:read",
+    ("post", "/metrics"): "experiments:write",
+    ("get", "/metrics/{metric}"): "experiments:read",
+    ("patch", "/metrics/{metric}"): "experiments:write",
+    ("delete", "/metrics/{metric}"): "experiments:write",
+    ("get", "/metrics/{metric}/versions"): "experiments:read",
     ("put", f"{_ONE}/overrides/{{user_id}}"): "experiments:write",
     ("delete", f"{_ONE}/overrides/{{user_id}}"): "experiments:write",
     ("get", f"{_ONE}/assignment/{{user_id}}"): "assignments",
@@ -34,6 +44,8 @@ _NEEDS: dict[tuple[str, str], str] = {
     ("post", "/events/batch"): "events",
     ("get", f"{_ONE}/assignments"): "results",
     ("get", f"{_ONE}/results"): "results",
+    ("get", f"{_ONE}/results/{{answer_id}}"): "results",
+    ("get", f"{_ONE}/diagnosis"): "results",
     ("get", f"{_ONE}/export"): "results",
     ("post", "/power"): "results",
     ("post", "/tokens"): "admin",
@@ -42,6 +54,7 @@ _NEEDS: dict[tuple[str, str], str] = {
     ("post", "/projects"): "admin",
     ("get", "/projects"): "admin",
     ("get", "/audit"): "admin",
+    ("get", "/audit/verify"): "admin",
     ("get", "/system/pipeline"): "admin",
 }
 
@@ -58,7 +71,13 @@ def _documented(client: httpx.Client) -> set[tuple[str, str]]:
 
 def _call(client: httpx.Client, method: str, path: str, token: str | None) -> httpx.Response:
     """Call an operation in a way that changes nothing, whoever calls."""
-    path = path.format(experiment="no-such-experiment", user_id="u", token_id=999_999_999)
+    path = path.format(
+        experiment="no-such-experiment",
+        metric="no-such-metric",
+        user_id="u",
+        token_id=999_999_999,
+        answer_id="00000000-0000-0000-0000-000000000000",
+    )
     headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
     return client.request(method, path, headers=headers, json={} if method in {"post", "put", "patch"} else None)
 
