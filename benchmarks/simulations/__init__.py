@@ -1,0 +1,1 @@
+"""Simulations of every method of the statistics engine: how often it is wrong, beside how often it says so."""
