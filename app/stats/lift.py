@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from app.stats.checks import check_open_unit
-from app.stats.distributions import Alternative, p_value, two_sided_quantile
+from app.stats.comparisons import compare
+from app.stats.distributions import Alternative, Distribution, p_value, two_sided_quantile
 from app.stats.effects import Scale, effect_of, welch_df
 from app.stats.exact import all_finite, to_float
 from app.stats.reasons import NullReason
@@ -63,7 +64,9 @@ def relative_lift(
     c, t = control.estimate(), treatment.estimate()
     effect = effect_of(c, t, Scale.RELATIVE)
     if effect.estimate is None or effect.variance is None:
-        return _incomplete(effect.estimate, effect.null_reason)
+        # Fieller's p-value is the one of the difference, and that may be defined where no interval of the lift is.
+        of_difference = _p_of_difference(c, t, method)
+        return _incomplete(effect.estimate, effect.null_reason, of_difference)
     match method:
         case LiftMethod.DELTA_WELCH_T | LiftMethod.DELTA_NORMAL:
             # The degrees of freedom are those of the difference, as for the test of the difference.
@@ -79,6 +82,15 @@ def relative_lift(
             lift = _fieller(effect.estimate, over_c, over_t, df, confidence)
     limits = [limit for limit in (lift.lower, lift.upper) if limit is not None]
     return lift if all_finite(*limits) else _incomplete(lift.lift, NullReason.OUT_OF_RANGE)
+
+
+def _p_of_difference(control: ArmEstimate, treatment: ArmEstimate, method: LiftMethod) -> float | None:
+    if method not in {LiftMethod.FIELLER_WELCH_T, LiftMethod.FIELLER_NORMAL}:
+        return None
+    distribution = Distribution.WELCH_T if method is LiftMethod.FIELLER_WELCH_T else Distribution.NORMAL
+    return compare(
+        control, treatment, confidence=0.95, alternative=Alternative.TWO_SIDED, distribution=distribution
+    ).p_value
 
 
 def _incomplete(lift: float | None, reason: NullReason | None, p: float | None = None) -> Lift:

@@ -101,3 +101,14 @@ def test_effect_of__variance_unknown__keeps_the_estimate() -> None:
 
     assert effect.estimate == pytest.approx(2300 / 380 / 2 - 1)
     assert effect.null_reason is NullReason.TOO_FEW_UNITS
+
+
+@pytest.mark.parametrize(("control", "treatment"), [((30, 100), (0, 100)), ((0, 100), (30, 100))])
+def test_relative_lift__an_arm_without_conversions__still_has_the_p_value_of_the_difference(
+    control: tuple[int, int], treatment: tuple[int, int]
+) -> None:
+    result = relative_lift(Proportion(*control), Proportion(*treatment))
+
+    assert result.lower is None
+    # 0.3 over the square root of 0.3 * 0.7 / 100.
+    assert result.p_value == pytest.approx(2 * stats.norm.sf(0.3 / 0.0458257569495584), rel=1e-12)
