@@ -11,6 +11,7 @@ from app.assignments.cache import MemoryCache, RedisCache
 from app.assignments.override_service import OverrideService
 from app.assignments.overrides import OverrideRegistry
 from app.assignments.service import AssignmentService
+from app.calibration.service import CalibrationService
 from app.core.changes import Changes
 from app.core.clickhouse import ClickHouse
 from app.core.clock import Clock, utc_now
@@ -24,9 +25,11 @@ from app.events.service import EventService
 from app.experiments.plan_service import PlanService
 from app.experiments.registry import ExperimentRegistry
 from app.experiments.service import ExperimentService
+from app.explain.service import ExplainService
 from app.exports.service import ExportService
 from app.metrics.service import MetricService
 from app.pipeline.service import Pipeline
+from app.reports.service import ReportService
 from app.results.service import ResultsService
 
 
@@ -65,6 +68,9 @@ class Services:
     results: ResultsService
     exports: ExportService
     diagnosis: DiagnosisService
+    explain: ExplainService
+    reports: ReportService
+    calibrations: CalibrationService
 
     async def start(self) -> None:
         await self.projects.load()
@@ -73,6 +79,7 @@ class Services:
 
     async def stop(self) -> None:
         """Finish writes that are under way, bring them to ClickHouse, then stop following changes."""
+        await self.calibrations.stop()
         await self.assignments.stop()
         await self.events.stop()
         await self.pipeline.stop()
@@ -111,6 +118,7 @@ async def build_services(resources: Resources, settings: Settings) -> Services:
         namespace=namespace,
         use_rollups=settings.pipeline.rollups_enabled,
     )
+    plans = PlanService(database=database, changes=changes, registry=registry)
     return Services(
         gate=Gate(
             authenticator=authenticator,
@@ -124,7 +132,7 @@ async def build_services(resources: Resources, settings: Settings) -> Services:
         projects=projects,
         access=AccessService(database=database, changes=changes, projects=projects, clock=clock),
         experiments=ExperimentService(database=database, changes=changes, registry=registry, clock=clock),
-        plans=PlanService(database=database, changes=changes, registry=registry),
+        plans=plans,
         metrics=MetricService(database=database, changes=changes),
         assignments=AssignmentService(
             database=database,
@@ -141,12 +149,14 @@ async def build_services(resources: Resources, settings: Settings) -> Services:
         pipeline=pipeline,
         results=results,
         exports=ExportService(database=database, registry=registry, results=results),
+        explain=ExplainService(database=database, registry=registry, watermark=pipeline.watermark),
         diagnosis=DiagnosisService(
             database=database,
             clickhouse=resources.clickhouse,
             registry=registry,
-            results=results,
             watermark=pipeline.watermark,
             clock=clock,
         ),
+        reports=ReportService(registry=registry, plans=plans, results=results),
+        calibrations=CalibrationService(database=database, registry=registry),
     )

@@ -2,6 +2,7 @@
 
 from app.access import models as access
 from app.assignments import models as assignments
+from app.calibration import models as calibration
 from app.core import models as core
 from app.core.db import metadata
 from app.events import models as events
@@ -14,6 +15,7 @@ from app.results import models as results
 __all__ = [
     "access",
     "assignments",
+    "calibration",
     "core",
     "events",
     "experiments",

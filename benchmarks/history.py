@@ -120,7 +120,7 @@ async def _measure(url: str, engine: EmbeddedClickHouse, *, events: int, users: 
         seconds, raw[name] = await _asked(cold, question, [])
         rows.append(seconds_row(f"{name}, raw rows", seconds, "scan without copies", scans[columns]))
     note("building rollups")
-    built_s, steps = await _roll_up(url, clickhouse)
+    built_s, steps = await roll_up(url, clickhouse)
     for name, (question, columns) in QUESTIONS.items():
         note(f"{name}, with rollups")
         seconds, seen = await _asked(cold, question, steps)
@@ -170,7 +170,9 @@ async def _best(measured: Callable[[], Awaitable[Any]]) -> float:
     return min(seconds)
 
 
-async def _roll_up(url: str, clickhouse: ClickHouse) -> tuple[float, list[Step]]:
+async def roll_up(url: str, clickhouse: ClickHouse) -> tuple[float, list[Step]]:
+    """Build the rollups, and return how long that took and of which steps they are."""
+
     async def watermark() -> datetime:
         return ROLLED_UP_TO
 

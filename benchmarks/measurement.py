@@ -109,10 +109,10 @@ async def _measure(engine: EmbeddedClickHouse, asked: argparse.Namespace) -> Non
     clickhouse = await ClickHouse.over_engine(engine.start(), "experiments")
     await migrate(clickhouse)
     note(f"storing {asked.events:,} events of {asked.users:,} users")
-    await _fill(clickhouse, events=asked.events, users=asked.users)
+    await fill(clickhouse, events=asked.events, users=asked.users)
     load = os.getloadavg()[0]
-    plain = await _best(partial(_scan, clickhouse, ""), asked.repeats)
-    final = await _best(partial(_scan, clickhouse, "FINAL"), asked.repeats)
+    plain = await _best(partial(scan, clickhouse, ""), asked.repeats)
+    final = await _best(partial(scan, clickhouse, "FINAL"), asked.repeats)
     rows = [seconds_row(f"scan without copies: {COLUMNS}", final, "scan with copies", plain)]
     series = Days((START + 7 * DAY).date(), DAYS - 7)
     questions = {
@@ -132,7 +132,8 @@ async def _measure(engine: EmbeddedClickHouse, asked: argparse.Namespace) -> Non
     await clickhouse.close()
 
 
-async def _fill(clickhouse: ClickHouse, *, events: int, users: int) -> None:
+async def fill(clickhouse: ClickHouse, *, events: int, users: int) -> None:
+    """Make the history."""
     await clickhouse.insert_selected(EXPOSURES, {"start": START, "users": users})
     spread = {"start": START, "users": users, "events": events, "length_us": DAYS * DAY // timedelta(microseconds=1)}
     for first in range(0, events, BATCH):
@@ -140,7 +141,7 @@ async def _fill(clickhouse: ClickHouse, *, events: int, users: int) -> None:
     await clickhouse.insert_selected(REDELIVERED)
 
 
-async def _scan(clickhouse: ClickHouse, final: str) -> None:
+async def scan(clickhouse: ClickHouse, final: str) -> None:
     """Read every row's columns and do nothing with them."""
     of_project = f"SELECT {COLUMNS} FROM events {final} WHERE project_id = 1"
     await clickhouse.rows(f"SELECT count() FROM ({of_project}) WHERE NOT ignore(*)", settings=SETTINGS)

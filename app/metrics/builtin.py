@@ -26,6 +26,8 @@ _DESCRIPTIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 
 BUILT_IN_KEYS = frozenset(_RECIPES) | _TOTALS
+# Results take it for every metric of the experiment, so no metric may have it as its key.
+ATTACHED = "attached"
 COMPARABLE_KEYS = tuple(sorted(_RECIPES))
 # Built-in metrics are nobody's rows.
 BUILT_IN_ID = 0

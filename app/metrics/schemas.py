@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from app.core.errors import FieldProblem, Invalid, field_problem
 from app.core.names import Key, Name
 from app.core.text import refuse_control_characters, refuse_control_characters_but_line_breaks
-from app.metrics.builtin import BUILT_IN_KEYS
+from app.metrics.builtin import ATTACHED, BUILT_IN_KEYS
 from app.metrics.documents import VALUED_KINDS, recipe_document
 from app.metrics.examples import EXAMPLES
 from app.metrics.recipe_schemas import (
@@ -36,6 +36,8 @@ Unit = Annotated[str, StringConstraints(min_length=1, max_length=20), AfterValid
 def _not_built_in(key: str) -> str:
     if key in BUILT_IN_KEYS:
         raise ValueError(f"{key} is a metric that is there already and needs no set-up; choose another key")
+    if key == ATTACHED:
+        raise ValueError(f"{key} stands for all metrics of an experiment when results are asked; choose another key")
     return key
 
 

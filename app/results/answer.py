@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from app.metrics.values import Direction, Role
+from app.metrics.values import Direction, Kind, Role
 from app.results.rollup_use import RollupUse
 from app.results.values import Granularity, Source
 
@@ -75,6 +75,8 @@ class MetricResult:
     lift_vs_control: float | None
     # That no other variant's value is better, by the beliefs of `bayes`; null where a variant has none.
     prob_best: float | None
+    # Of a funnel: the users who got as far as each step, in their order.
+    steps: tuple[int, ...] | None
     null_reason: str | None
 
 
@@ -271,9 +273,11 @@ class Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DefinitionResult:
-    """What a metric of the answer is. `version` is null for a built-in metric."""
+    """What a metric of the answer is. `version` and `name` are null for a built-in metric, `kind` for a total."""
 
     key: str
+    name: str | None
+    kind: Kind | None
     version: int | None
     role: Role
     direction: Direction
@@ -359,6 +363,28 @@ class ProvenanceResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentResult:
+    """The users whose context has one value, or none (`value` null), or a value beyond those shown (`is_rest`)."""
+
+    value: str | None
+    is_rest: bool
+    users: int
+    srm: SrmResult
+    # Without a time series.
+    variants: tuple[VariantResult, ...]
+    comparisons: tuple[ComparisonResult, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakdownResult:
+    """The answer for the users of each value of an attribute; all comparisons in it are one family."""
+
+    attribute: str
+    segments: tuple[SegmentResult, ...]
+    family: FamilyResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Metadata:
     """What was asked, and where the answer comes from."""
 
@@ -393,5 +419,7 @@ class Results:
     definitions: tuple[DefinitionResult, ...]
     effect_over_time: tuple[EffectSeries, ...]
     exposures_over_time: tuple[ExposureSeries, ...]
+    # Null where none was asked for.
+    breakdown: BreakdownResult | None
     provenance: ProvenanceResult
     metadata: Metadata

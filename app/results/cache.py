@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import msgspec
@@ -10,6 +11,7 @@ from app.core.metrics import Metrics
 from app.core.redis import RedisAid
 from app.experiments.values import Experiment
 from app.results.answer import Results
+from app.results.chosen import Chosen
 from app.results.reading import Reading
 from app.results.values import LONGEST_KEPT, Freshness, Question
 
@@ -28,13 +30,15 @@ class ResultsCache:
         self._metrics = metrics
         self._namespace = namespace
 
-    def key(self, experiment: Experiment, question: Question, reading: Reading, freshness: Freshness) -> str:
-        # What is measured and promised may change without a new version of the experiment.
-        promised = [
-            (item.metric.key, item.metric.version, item.role, item.margin, item.exploratory)
-            for item in experiment.metrics
-        ]
-        asked = [_without_freshness(question), reading, promised]
+    def key(
+        self,
+        experiment: Experiment,
+        question: Question,
+        reading: Reading,
+        metrics: Sequence[Chosen],
+        freshness: Freshness,
+    ) -> str:
+        asked = [_without_freshness(question), reading, meaning_of(experiment, metrics)]
         content = msgspec.json.encode([*asked, freshness.newest, freshness.override_epoch])
         digest = hashlib.sha256(content).hexdigest()
         return f"{self._namespace}:results:{experiment.id}:{experiment.version}:{digest}"
@@ -51,6 +55,19 @@ class ResultsCache:
         lifetime_s = _DETAILED_TTL_S if question.with_series else _SUMMARY_TTL_S
         ttl_s = int(lifetime_s * (1 - _JITTER * random.random()))
         await self._redis.attempt(lambda client: client.set(key, msgspec.json.encode(results), ex=ttl_s), None)
+
+
+def meaning_of(experiment: Experiment, metrics: Sequence[Chosen]) -> object:
+    """Return what gives a question its meaning besides the experiment's version.
+
+    What is measured, of whom, and what was promised may change without a new version of the experiment.
+    """
+    versions = [
+        None if found is None else (found.metric.id, found.metric.version, found.role, found.margin, found.exploratory)
+        for found in (metric.attached for metric in metrics)
+    ]
+    promised = [(item.metric.id, item.metric.key, item.metric.version, item.role) for item in experiment.metrics]
+    return [experiment.population, experiment.plan, promised, versions]
 
 
 def _without_freshness(question: Question) -> Question:

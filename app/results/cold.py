@@ -11,14 +11,27 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from app.core.clickhouse import ClickHouse
+from app.measurement.stores import measure_cold
+from app.measurement.values import Days, Exposed, Measured
 from app.results import exposed_cold, rolled_up
 from app.results import tail as tail_tables
-from app.results.observed import EPOCH, FOREVER, LATE, P95, Row, observations_of, segments_of, with_segments
-from app.results.values import Observations, Question, Subject, Tail
+from app.results.measuring import asked_of, days_of
+from app.results.observed import (
+    EPOCH,
+    FOREVER,
+    LATE,
+    P95,
+    Row,
+    observations_of,
+    segments_of,
+    with_measured,
+    with_segments,
+)
+from app.results.values import NOTHING_WANTED, Observations, Question, Subject, Tail, Wanted
 from app.rollups.steps import ORIGIN, Step
 
 # Copies of a redelivered row carry the same ingestion time, so they never lie in different partitions.
-_SETTINGS: Mapping[str, Any] = {
+SETTINGS: Mapping[str, Any] = {
     "do_not_merge_across_partitions_select_final": 1,
     "join_use_nulls": 0,
     "group_by_use_nulls": 0,
@@ -190,23 +203,54 @@ class ColdStore:
         most_slots: int,
         tail: Tail | None = None,
         steps: Sequence[Step] = (),
+        wanted: Wanted = NOTHING_WANTED,
+        until: datetime | None = None,
     ) -> Observations:
         """Return what counts for the question among the rows below the watermark and those of `tail`.
 
-        steps: of rollups that are exact for the question (see `rolled_up`); none: they are not used.
-        At most `most_slots` entries of the time series are returned, in no order; as many as that mean there may
-        be more.
+        steps: of rollups that are exact for the question (see `rolled_up`); none: they are not used. until: the moment
+        that the tail reaches to. At most `most_slots` entries of the time series are returned, in no order; as many as
+        that mean there may be more.
 
         Raises:
             ClickHouseUnavailable: it cannot be reached.
             ClickHouseRefused: the history's tables are not there, or not as expected.
         """
-        whole, *broken_down = [
-            await self._rows(subject, asked, watermark, most_slots=most_slots, tail=tail, steps=by)
-            for asked, by in _statements(question, steps)
-        ]
+        plain = replace(question, breakdown=None)
+        whole = await self._rows(subject, plain, watermark, most_slots=most_slots, tail=tail, steps=steps)
         seen = observations_of(whole, with_series=question.with_series)
-        return with_segments(seen, segments_of(*broken_down)) if broken_down else seen
+        if wanted.recipes:
+            days = days_of(seen, wanted, until or watermark)
+            seen = with_measured(seen, await self._measured(subject, plain, wanted, watermark, tail, days))
+        if question.breakdown is None:
+            return seen
+        # Rollups know no contexts.
+        asked, cells = replace(question, with_series=False), None
+        rows = await self._rows(subject, asked, watermark, most_slots=most_slots, tail=tail, steps=())
+        if wanted.recipes:
+            cells = await self._measured(subject, asked, wanted, watermark, tail, None)
+        return with_segments(seen, segments_of(rows, cells))
+
+    async def _measured(
+        self,
+        subject: Subject,
+        question: Question,
+        wanted: Wanted,
+        watermark: datetime,
+        tail: Tail | None,
+        days: Days | None,
+    ) -> Measured:
+        """Measure what is wanted; where users' values are asked for, in the cells of variant and value."""
+        who = exposed_cold.exposed_in_clickhouse(subject, question, watermark, with_tail=tail is not None)
+        return await measure_cold(
+            self._clickhouse,
+            wanted.recipes,
+            asked_of(subject, question, days),
+            Exposed(*who, tail_tables.tables_for(subject, tail)),
+            watermark,
+            tail=None if tail is None else tail.measured,
+            confidence=question.confidence,
+        )
 
     async def _rows(
         self,
@@ -222,14 +266,7 @@ class ColdStore:
             subject, question, watermark, most_slots=most_slots, with_tail=tail is not None, steps=steps
         )
         tables = tail_tables.tables_for(subject, tail)
-        return await self._clickhouse.rows(sql, parameters, settings=_SETTINGS, tables=tables)
-
-
-def _statements(question: Question, steps: Sequence[Step]) -> list[tuple[Question, Sequence[Step]]]:
-    """Return what is asked one after the other: the whole, and its breakdown."""
-    whole = [(replace(question, breakdown=None), steps)]
-    # Rollups know no contexts.
-    return whole if question.breakdown is None else [*whole, (replace(question, with_series=False), ())]
+        return await self._clickhouse.rows(sql, parameters, settings=SETTINGS, tables=tables)
 
 
 def statement_for(

@@ -161,9 +161,15 @@ def _of_estimates(control: ArmEstimate, treatment: ArmEstimate, confidence: floa
         statistic=test.statistic,
         df=test.df,
         p_value=test.p_value,
-        null_reason=test.null_reason or _reason_without_lift(lift),
+        null_reason=_reason_without_values(shape, control, treatment) or test.null_reason or _reason_without_lift(lift),
         interval_null_reason=lift.null_reason,
     )
+
+
+def _reason_without_values(shape: Shape, *arms: ArmEstimate) -> str | None:
+    """Return why a quantile does not exist in an arm that has users."""
+    missing = shape is Shape.QUANTILE and all(arm.n for arm in arms) and any(arm.value is None for arm in arms)
+    return NO_VALUES if missing else None
 
 
 def _with_always_valid(found: Contrast, control: ArmEstimate, treatment: ArmEstimate, confidence: float) -> Contrast:

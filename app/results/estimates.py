@@ -27,6 +27,8 @@ def measure(metric: Measured, arm: MeasuredArm, confidence: float) -> Measure:
     """Return the metric's value in an arm, with the interval that its shape has."""
     if not metric.tested:
         return _value_alone(metric.shape, arm.sample.estimate().value)
+    if metric.shape is Shape.QUANTILE and arm.sample.estimate().value is None:
+        return Measure(None, None, None, arm.sample.estimate().null_reason or NO_VALUES)
     if arm.interval is not None:
         return _measure(arm.interval)
     if metric.shape is Shape.RATE and isinstance(arm.sample, Proportion):

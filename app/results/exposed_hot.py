@@ -3,6 +3,7 @@
 The same rules are written in the same words in `exposed_cold`; a property test holds the two equal.
 
     overridden  overrides in force              user_id, variant_id, exposed_at
+    earliest    the first assignment            at
     sighted     exposure events                 user_id, ts, named (the variant's id; NULL: none, or of elsewhere)
     strayed     who was shown another variant   user_id
     shown       who was exposed by an event     user_id, exposed_at
@@ -25,6 +26,8 @@ _OVERRIDDEN = """
 WITH overridden AS MATERIALIZED (
     SELECT user_id, variant_id, exposed_at FROM overrides
     WHERE experiment_id = CAST(:experiment_id AS bigint) AND NOT removed
+), earliest AS MATERIALIZED (
+    SELECT min(assigned_at) AS at FROM assignments WHERE experiment_id = CAST(:experiment_id AS bigint)
 )"""
 
 # What is older than all assignments may have been given up by one store and not yet by the other, so neither looks at
@@ -38,9 +41,7 @@ _SIGHTED = """, sighted AS MATERIALIZED (
     FROM events AS happened {join} {named}
     WHERE happened.project_id = CAST(:project_id AS bigint)
       AND happened.event_type = CAST(:exposure_type AS text)
-      AND happened.ingested_at >= (
-        SELECT min(assigned_at) FROM assignments WHERE experiment_id = CAST(:experiment_id AS bigint)
-      ) - CAST(:most_ahead AS interval){of}
+      AND happened.ingested_at >= (SELECT at FROM earliest) - CAST(:most_ahead AS interval){of}
 )"""
 _OF_EXPERIMENT = """
       AND happened.experiment_id = CAST(:experiment_id AS bigint)"""

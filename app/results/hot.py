@@ -15,12 +15,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.db import Database
 from app.events.messages import MOST_AHEAD
+from app.measurement.plan import look_back
+from app.measurement.stores import measure_hot, tail_events
+from app.measurement.values import Exposed, Measured
 from app.results import exposed_hot
 from app.results.errors import StoreIncomplete, TailTooLarge
 from app.results.exposed_hot import NAMED_VARIANTS, exposed_in_postgres, sighting_parameters
-from app.results.observed import FOREVER, LATE, P95, Row, observations_of, segments_of, with_segments
+from app.results.measuring import asked_of, days_of
+from app.results.observed import FOREVER, LATE, P95, Row, observations_of, segments_of, with_measured, with_segments
 from app.results.reach import hold_events, store_reaches
-from app.results.values import Observations, Question, Subject, Tail
+from app.results.values import NOTHING_WANTED, Observations, Question, Subject, Tail, Wanted
 from app.rollups.steps import ORIGIN
 
 # A statement of this kind needs memory for a hash of all users; the plan must not depend on statistics that a
@@ -40,7 +44,8 @@ _COUNTED = """, counted AS MATERIALIZED (
     FROM events AS happened JOIN exposed ON happened.user_id = exposed.user_id
     WHERE happened.project_id = CAST(:project_id AS bigint)
       AND happened.ts >= exposed.exposed_at
-      AND happened.ingested_at >= (SELECT min(exposed_at) FROM exposed) - CAST(:most_ahead AS interval)
+      AND happened.ingested_at >= (
+        SELECT least(at, (SELECT min(exposed_at) FROM overridden)) FROM earliest) - CAST(:most_ahead AS interval)
       AND (happened.experiment_id IS NULL OR happened.experiment_id = CAST(:experiment_id AS bigint))
       AND (CAST(:since AS timestamptz) IS NULL OR (
         happened.ts >= CAST(:since AS timestamptz)
@@ -163,7 +168,9 @@ class HotStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def observe(self, subject: Subject, question: Question, *, most_slots: int) -> tuple[Observations, datetime]:
+    async def observe(
+        self, subject: Subject, question: Question, *, most_slots: int, wanted: Wanted = NOTHING_WANTED
+    ) -> tuple[Observations, datetime]:
         """Return what counts for the question, and the moment by PostgreSQL's clock up to which it is complete.
 
         At most `most_slots` entries of the time series are returned, in no order; as many as that mean there may
@@ -174,21 +181,27 @@ class HotStore:
             StoreIncomplete: it has dropped events that count.
         """
         async with self._database.read() as connection:
-            if question.breakdown is not None:  # The whole and its breakdown are of one moment.
+            if question.breakdown is not None or wanted.recipes:  # All that is asked is of one moment.
                 await connection.execute(_ONE_SNAPSHOT)
             await hold_events(connection)
             now = await _prepare(connection)
-            if not await store_reaches(connection, subject, question):
+            if not await store_reaches(connection, subject, question, look_back(wanted.recipes)):
                 raise StoreIncomplete
-            whole = await _rows(connection, subject, replace(question, breakdown=None), most_slots=most_slots)
+            plain = replace(question, breakdown=None)
+            whole = await _rows(connection, subject, plain, most_slots=most_slots)
             seen = observations_of(whole, with_series=question.with_series)
+            if wanted.recipes:
+                seen = with_measured(seen, await _measured(connection, subject, plain, wanted, seen, now))
             if question.breakdown is not None:
                 asked = replace(question, with_series=False)
-                broken_down = await _rows(connection, subject, asked, most_slots=most_slots)
-                seen = with_segments(seen, segments_of(broken_down))
+                rows = await _rows(connection, subject, asked, most_slots=most_slots)
+                cells = await _measured(connection, subject, asked, wanted, None, now) if wanted.recipes else None
+                seen = with_segments(seen, segments_of(rows, cells))
         return seen, now
 
-    async def tail(self, subject: Subject, question: Question, watermark: datetime) -> tuple[Tail, datetime]:
+    async def tail(
+        self, subject: Subject, question: Question, watermark: datetime, wanted: Wanted = NOTHING_WANTED
+    ) -> tuple[Tail, datetime]:
         """Return the rows that the history may lack, and the moment by PostgreSQL's clock that they reach to.
 
         Raises:
@@ -215,10 +228,36 @@ class HotStore:
                 ),
                 events=await _lines(connection, _TAIL_EVENTS, parameters | events),
                 sightings=await _sightings(connection, subject, parameters),
+                measured=await _tail_of_recipes(connection, subject, question, watermark, wanted),
             )
-        if max(map(len, (tail.exposures, tail.overrides, tail.events, tail.sightings))) > _MOST_TAIL_ROWS:
+        parts = (tail.exposures, tail.overrides, tail.events, tail.sightings, tail.measured)
+        if max(map(len, parts)) > _MOST_TAIL_ROWS:
             raise TailTooLarge
         return tail, now
+
+
+async def _tail_of_recipes(
+    connection: AsyncConnection, subject: Subject, question: Question, watermark: datetime, wanted: Wanted
+) -> Sequence[bytes]:
+    if not wanted.recipes:
+        return ()
+    asked = asked_of(subject, question)
+    return await tail_events(connection, wanted.recipes, asked, watermark, most_rows=_MOST_TAIL_ROWS + 1)
+
+
+async def _measured(
+    connection: AsyncConnection,
+    subject: Subject,
+    question: Question,
+    wanted: Wanted,
+    seen: Observations | None,
+    now: datetime,
+) -> Measured:
+    """Measure what is wanted, by days where it was seen when users came."""
+    days = None if seen is None else days_of(seen, wanted, now)
+    exposed = Exposed(*exposed_in_postgres(subject, question))
+    asked = asked_of(subject, question, days)
+    return await measure_hot(connection, wanted.recipes, asked, exposed, confidence=question.confidence)
 
 
 async def _lines(connection: AsyncConnection, statement: TextClause, parameters: Mapping[str, Any]) -> list[bytes]:

@@ -1,7 +1,7 @@
 """A metric as it was measured in every variant: what the analysis takes, whoever measured it.
 
-Two sources make these values: `recipes` from the observations of the built-in metrics, and the measurement of stored
-metrics. The analysis knows neither; what it says about a metric follows from the values here.
+Two sources make these values: `recipes` from the observations of the built-in metrics, and `measuring` from what the
+recipes of stored metrics found. The analysis knows neither; what it says about a metric follows from the values here.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from app.metrics.values import Direction, Role
+from app.metrics.values import Direction, Kind, Role
 from app.stats.intervals import Interval
 from app.stats.samples import ArmEstimate, CovariateSample, Sample
 
@@ -43,6 +43,8 @@ class MeasuredArm:
     daily: tuple[DailyArm, ...] = ()
     # An interval of the value that is better than the one of its variance, such as a quantile's by order statistics.
     interval: Interval | None = None
+    # Of a funnel: the users who got as far as each step.
+    steps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,9 @@ class Measured:
     arms: Mapping[int, MeasuredArm]
     # Whether differences are tested: not of totals, nor of quantiles without a variance.
     tested: bool = True
+    # Of stored metrics, and of built-in ones that are more than a total.
+    name: str | None = None
+    kind: Kind | None = None
     # `None` where the release defines the metric: it needs no version of its own.
     version: int | None = None
     direction: Direction = Direction.UP

@@ -25,6 +25,7 @@ from enum import StrEnum
 from fractions import Fraction
 from typing import Any
 
+from app.measurement.values import ArmMeasured, Measured
 from app.results.values import (
     MOST_SEGMENTS,
     ArmObservations,
@@ -75,8 +76,8 @@ def observations_of(rows: Iterable[Row], *, with_series: bool) -> Observations:
     )
 
 
-def segments_of(rows: Iterable[Row]) -> tuple[Segment, ...]:
-    """Sort the rows of the answer to a breakdown by value."""
+def segments_of(rows: Iterable[Row], measured: Measured | None = None) -> tuple[Segment, ...]:
+    """Sort the rows of the answer to a breakdown by value, and what recipes measured in its cells."""
     values: dict[int, str] = {}
     by_place: dict[int, list[Row]] = defaultdict(list)
     for row in rows:
@@ -85,10 +86,28 @@ def segments_of(rows: Iterable[Row]) -> tuple[Segment, ...]:
         else:
             variant_id, place = divmod(row["variant_id"], PLACES)
             by_place[place].append({**row, "variant_id": variant_id})
+    cells = _by_place(measured)
     return tuple(
-        Segment(values.get(place), place == REST, observations_of(by_place[place], with_series=False))
+        Segment(
+            values.get(place),
+            place == REST,
+            dataclasses.replace(observations_of(by_place[place], with_series=False), measured=cells.get(place, {})),
+        )
         for place in sorted(by_place, key=lambda place: place or PLACES)
     )
+
+
+def _by_place(measured: Measured | None) -> Mapping[int, Mapping[str, Mapping[int, ArmMeasured]]]:
+    found: dict[int, dict[str, dict[int, ArmMeasured]]] = defaultdict(lambda: defaultdict(dict))
+    for key, cells in () if measured is None else measured.metrics.items():
+        for cell, arm in cells.items():
+            variant_id, place = divmod(cell, PLACES)
+            found[place][key][variant_id] = arm
+    return found
+
+
+def with_measured(whole: Observations, measured: Measured) -> Observations:
+    return dataclasses.replace(whole, measured=measured.metrics)
 
 
 def with_segments(whole: Observations, segments: tuple[Segment, ...]) -> Observations:

@@ -4,18 +4,22 @@ import re
 from typing import Annotated
 
 from fastapi import Query, Request
-from pydantic import BeforeValidator, StringConstraints, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, StringConstraints, WithJsonSchema
 
 from app.core.errors import Invalid
 from app.core.moments import Moment
+from app.core.names import Key
 from app.core.text import refuse_control_characters
 from app.events.schemas import EventType
 from app.results.reading import Pair, Reading
-from app.results.values import DEFAULT_METRICS, ContextFilter, Granularity, Metric, Question, SourceChoice
+from app.results.values import ContextFilter, Granularity, Question, SourceChoice
 
 CONTEXT_PREFIX = "context."
 
 _MOST_EVENT_TYPES = 50
+_MOST_METRICS = 50
+# As of stored metrics.
+_MOST_CUPED_DAYS = 365
 _MOST_CONTEXT_FILTERS = 10
 _LONGEST_CONTEXT_NAME = 100
 _LONGEST_CONTEXT_VALUE = 256
@@ -49,6 +53,13 @@ DateOrMoment = Annotated[
 ]
 
 
+AttributeName = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=_LONGEST_CONTEXT_NAME),
+    AfterValidator(refuse_control_characters),
+]
+
+
 def question_of(
     request: Request,
     *,
@@ -66,11 +77,13 @@ def question_of(
     end_date: Annotated[DateOrMoment | None, Query(description="Events and exposures before this.")] = None,
     granularity: Annotated[Granularity, Query(description="`realtime` is minutes.")] = Granularity.DAY,
     metrics: Annotated[
-        list[Metric],
+        list[Key],
         Query(
-            default_factory=lambda: list(DEFAULT_METRICS),
-            min_length=1,
-            description="Repeatable; the first one decides on the winner. Left out: conversion_rate, unique_users.",
+            default_factory=list,
+            max_length=_MOST_METRICS,
+            description="Repeatable: built-in metrics, keys of stored ones, or `attached` for all of the experiment."
+            " The first one decides on the winner. Left out: those of the experiment's plan, if it has one, then"
+            " conversion_rate and unique_users.",
         ),
     ],
     include_ci: Annotated[bool, Query(description="Whether to give intervals.")] = True,
@@ -84,6 +97,26 @@ def question_of(
     include_overrides: Annotated[bool, Query(description="Whether users with an override count.")] = False,
     source: Annotated[SourceChoice, Query(description="PostgreSQL is hot, ClickHouse cold.")] = SourceChoice.AUTO,
     fresh: Annotated[bool, Query(description="Compute anew, without the cache.")] = False,
+    breakdown: Annotated[
+        AttributeName | None,
+        Query(description="A name in the users' stored context: the answer for each of its values as well."),
+    ] = None,
+    effect_over_time: Annotated[
+        bool | None,
+        Query(
+            description="Whether metrics are followed day by day. Left out: where a stored metric is asked for;"
+            " built-in ones alone may be answered from counts, which know no users."
+        ),
+    ] = None,
+    cuped_days: Annotated[
+        int | None,
+        Query(
+            ge=1,
+            le=_MOST_CUPED_DAYS,
+            description="Adjust conversion_rate and value_per_user by the same number from so many days before the"
+            " exposure. Stored metrics say it themselves.",
+        ),
+    ] = None,
 ) -> Question:
     """Read the question.
 
@@ -105,6 +138,9 @@ def question_of(
         source=source,
         fresh=fresh,
         context=_context_of(request),
+        breakdown=breakdown,
+        effect_over_time=effect_over_time,
+        cuped_days=cuped_days,
     )
 
 

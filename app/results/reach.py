@@ -5,10 +5,10 @@ ClickHouse has them for sure.
 
 An event counts from the user's exposure on and is ingested at most a day before its own time. So a question needs
 what was ingested since a day before the experiment's earliest exposure, or before its own start if that is later; where
-events expose, all since the earliest assignment.
+events expose, all since the earliest assignment. Covariates look back further, whatever the question's start.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -18,6 +18,7 @@ from app.core.db import Database, StoreUnavailable
 from app.events.messages import MOST_AHEAD
 from app.results.values import Question, Subject
 
+_NONE = timedelta(0)
 _GIVEN_UP = "SELECT maxOrNull(ingested_before) AS before FROM dropped_history"
 # PostgreSQL knows of every exposure; ClickHouse's own are all that count where PostgreSQL is away.
 _EARLIEST = text(
@@ -44,8 +45,10 @@ class Reach:
         self._clickhouse = clickhouse
         self._database = database
 
-    async def covers(self, subject: Subject, question: Question) -> bool:
+    async def covers(self, subject: Subject, question: Question, look_back: timedelta = _NONE) -> bool:
         """Tell whether the history has every event below the watermark that can count for the question.
+
+        look_back: how long before the exposures events count as well.
 
         Raises:
             ClickHouseUnavailable: it cannot be reached.
@@ -53,7 +56,7 @@ class Reach:
         (row,) = await self._clickhouse.rows(_GIVEN_UP)
         if row["before"] is None:
             return True
-        return reaches(row["before"], await self._earliest(subject), _needed_from(subject, question))
+        return reaches(row["before"], await self._earliest(subject), _needed_from(subject, question), look_back)
 
     async def _earliest(self, subject: Subject) -> datetime | None:
         values = {"experiment_id": subject.experiment_id}
@@ -74,13 +77,15 @@ async def hold_events(connection: AsyncConnection) -> None:
     await connection.execute(_READ_PARENT)
 
 
-async def store_reaches(connection: AsyncConnection, subject: Subject, question: Question) -> bool:
+async def store_reaches(
+    connection: AsyncConnection, subject: Subject, question: Question, look_back: timedelta = _NONE
+) -> bool:
     """Tell whether PostgreSQL has every event that can count. It stays so only behind `hold_events`."""
     before = (await connection.execute(_DROPPED_BEFORE)).scalar_one()
     if before is None:
         return True
     earliest = (await connection.execute(_EARLIEST, {"experiment_id": subject.experiment_id})).scalar_one()
-    return reaches(before, earliest, _needed_from(subject, question))
+    return reaches(before, earliest, _needed_from(subject, question), look_back)
 
 
 def _needed_from(subject: Subject, question: Question) -> datetime | None:
@@ -88,9 +93,13 @@ def _needed_from(subject: Subject, question: Question) -> datetime | None:
     return None if subject.exposed_by_events else question.start
 
 
-def reaches(given_up_before: datetime, earliest_exposure: datetime | None, start: datetime | None) -> bool:
+def reaches(
+    given_up_before: datetime, earliest_exposure: datetime | None, start: datetime | None, look_back: timedelta = _NONE
+) -> bool:
     """Tell whether no event that counts was ingested before `given_up_before`; without exposures none counts."""
     if earliest_exposure is None:
         return True
     needed_since = earliest_exposure if start is None else max(earliest_exposure, start)
+    if look_back:
+        needed_since = min(needed_since, earliest_exposure - look_back)
     return given_up_before <= needed_since - MOST_AHEAD

@@ -4,14 +4,14 @@ from fractions import Fraction
 from typing import assert_never
 
 from app.experiments.values import Experiment
-from app.metrics.values import AttachedMetric, Role
+from app.metrics.values import Kind, Role
 from app.results.measured import Measured, MeasuredArm, Shape
 from app.results.values import ArmObservations, Metric, Observations, ValueSums
 from app.stats.reasons import NullReason
 from app.stats.samples import ArmEstimate, MeanSample, Proportion, RatioSample, Sample
 
 # Beyond this the statistics on sums of squares leave the range of a double.
-_LARGEST_SUM = 10**300
+LARGEST_SUM = 10**300
 
 _SHAPES = {
     Metric.CONVERSION_RATE: Shape.RATE,
@@ -21,7 +21,13 @@ _SHAPES = {
     Metric.EVENT_COUNT: Shape.TOTAL,
     Metric.P95_VALUE: Shape.QUANTILE,
 }
-# Totals depend on the allocation, and this percentile has no standard error.
+_KINDS = {
+    Metric.CONVERSION_RATE: Kind.CONVERSION,
+    Metric.VALUE_PER_USER: Kind.SUM,
+    Metric.AVG_VALUE: Kind.MEAN,
+    Metric.P95_VALUE: Kind.QUANTILE,
+}
+# Totals depend on the allocation, and what was observed of the percentile gives no standard error.
 _UNTESTED = frozenset({Metric.UNIQUE_USERS, Metric.EVENT_COUNT, Metric.P95_VALUE})
 _UNITS = {
     Metric.CONVERSION_RATE: "share of users",
@@ -35,15 +41,19 @@ _UNITS = {
 
 def measured(metric: Metric, experiment: Experiment, observations: Observations) -> Measured:
     """Return a built-in metric of an experiment as the analysis takes it, with the role that the plan gives it."""
-    planned = _attached(metric, experiment)
+    planned = next((attached for attached in experiment.metrics if attached.metric.key == metric.value), None)
     return Measured(
         key=metric.value,
+        kind=_KINDS.get(metric),
         shape=_SHAPES[metric],
         arms={variant.id: arm_of(metric, observations.of(variant.id)) for variant in experiment.variants},
         tested=metric not in _UNTESTED,
         role=Role.SECONDARY if planned is None else planned.role,
         margin=None if planned is None else planned.margin,
-        exploratory=planned is not None and planned.exploratory,
+        # Where something was promised, this was not.
+        exploratory=any(not item.exploratory for item in experiment.metrics)
+        if planned is None
+        else planned.exploratory,
         unit=_UNITS[metric],
     )
 
@@ -51,10 +61,6 @@ def measured(metric: Metric, experiment: Experiment, observations: Observations)
 def arm_of(metric: Metric, arm: ArmObservations) -> MeasuredArm:
     """Return the metric in one arm."""
     return MeasuredArm(sample=_sample(metric, arm))
-
-
-def _attached(metric: Metric, experiment: Experiment) -> AttachedMetric | None:
-    return next((attached for attached in experiment.metrics if attached.metric.key == metric.value), None)
 
 
 def _sample(metric: Metric, arm: ArmObservations) -> Sample:
@@ -103,7 +109,7 @@ def _ratio_of(arm: ArmObservations) -> Sample:
 
 
 def _in_range(sums: ValueSums) -> bool:
-    return max(abs(sums.totals), sums.total_squares, abs(sums.products)) <= _LARGEST_SUM
+    return max(abs(sums.totals), sums.total_squares, abs(sums.products)) <= LARGEST_SUM
 
 
 def _beyond_range(arm: ArmObservations, value: Fraction) -> ArmEstimate:

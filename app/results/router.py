@@ -26,7 +26,9 @@ router = routes.router(tags=["results"])
 @router.get(
     "/experiments/{experiment}/results",
     dependencies=[requires(Scope.RESULTS)],
-    responses=documented(*GUARDED, ExperimentNotFound, HistoryDropped, StoreDropped, NoSourceAvailable),
+    responses=documented(
+        *GUARDED, ExperimentNotFound, HistoryDropped, StoreDropped, NoSourceAvailable, StoreUnavailable
+    ),
     openapi_extra={"x-open-query-prefix": CONTEXT_PREFIX},
 )
 async def read_results(

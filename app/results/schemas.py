@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.experiments.lifecycle import Status
-from app.metrics.values import Direction, Role
+from app.metrics.values import Direction, Kind, Role
 from app.results.answer import DecisionCode, DecisionVerdict, Method, Results, Verdict
 from app.results.rollup_use import RollupReason
 from app.results.values import Granularity, Source
@@ -25,6 +25,7 @@ class MetricOut(_Out):
     ci_upper: float | None
     lift_vs_control: Annotated[float | None, Field(description="Percent, two decimals.")]
     prob_best: Annotated[float | None, Field(description="Chance to be the best of all variants by this metric.")]
+    steps: Annotated[list[int] | None, Field(description="Of a funnel: the users who got as far as each step.")]
     null_reason: str | None
 
 
@@ -204,6 +205,8 @@ class DefinitionOut(_Out):
     """What a metric of this answer is."""
 
     key: str
+    name: Annotated[str | None, Field(description="Null for a built-in metric.")]
+    kind: Annotated[Kind | None, Field(description="Null for a total.")]
     version: Annotated[int | None, Field(description="Null for a built-in metric.")]
     role: Role
     direction: Annotated[Direction, Field(description="Which way is good.")]
@@ -256,6 +259,25 @@ class FamilyOut(_Out):
     comparisons: int
     tested: int
     text: str
+
+
+class SegmentOut(_Out):
+    """The users whose stored context has one value under the attribute's name."""
+
+    value: Annotated[str | None, Field(description="Null for users without a value, and for the rest.")]
+    is_rest: Annotated[bool, Field(description="The users of all values beyond the 50 with the most users.")]
+    users: int
+    srm: SrmOut
+    variants: Annotated[list[VariantOut], Field(description="Without a time series.")]
+    comparisons: list[ComparisonOut]
+
+
+class BreakdownOut(_Out):
+    """The answer for the users of each value of an attribute."""
+
+    attribute: str
+    segments: list[SegmentOut]
+    family: Annotated[FamilyOut, Field(description="All comparisons of the breakdown are adjusted together.")]
 
 
 class ProvenanceOut(_Out):
@@ -318,6 +340,7 @@ class ResultsOut(_Out):
     definitions: list[DefinitionOut]
     effect_over_time: list[EffectSeriesOut]
     exposures_over_time: list[ExposureSeriesOut]
+    breakdown: Annotated[BreakdownOut | None, Field(description="Null where none was asked for.")]
     provenance: ProvenanceOut
     metadata: MetadataOut
 

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
+import msgspec
 import structlog
 
 from app.core.clickhouse import ClickHouse, ClickHouseRefused, ClickHouseUnavailable
@@ -16,21 +18,32 @@ from app.core.metrics import Metrics
 from app.core.redis import RedisAid
 from app.experiments.registry import ExperimentRegistry
 from app.experiments.values import Experiment
-from app.results.analysis import MOST_SERIES_ENTRIES, answer
+from app.measurement.plan import look_back
+from app.metrics.repository import MetricRepository
+from app.results.analysis import MOST_SERIES_ENTRIES, analyse
 from app.results.answer import Results
-from app.results.cache import ResultsCache
+from app.results.cache import ResultsCache, meaning_of
+from app.results.chosen import Chosen, chosen, names_of, to_look_up
 from app.results.cold import ColdStore
-from app.results.errors import AnswerNotFound, StoreIncomplete, TailTooLarge
+from app.results.errors import (
+    AnswerNotFound,
+    HistoryDropped,
+    NoSourceAvailable,
+    StoreDropped,
+    StoreIncomplete,
+    TailTooLarge,
+)
 from app.results.flights import Flights
 from app.results.hot import HotStore
 from app.results.kept import KEPT_FOR, MOST_KEPT, KeptAnswers, not_kept
+from app.results.measuring import metrics_of, observed_question, wanted_of, without_covariates
 from app.results.provenance import Provenance
 from app.results.reach import Reach
 from app.results.reading import PLAIN, Reading
 from app.results.repository import FreshnessRepository
 from app.results.rollup_use import NOT_FROM_HISTORY, RollupReason, RollupUse, obstacle, unused
 from app.results.routing import Conditions, Decision, choose
-from app.results.values import Freshness, Observations, Question, Source, SourceChoice, Subject
+from app.results.values import Freshness, Observations, Question, Source, SourceChoice, Subject, Wanted
 from app.rollups.repository import RollupRepository
 from app.rollups.steps import Step, built_until, steps_below
 
@@ -51,6 +64,24 @@ class _Seen(NamedTuple):
     source: Source
     complete_until: datetime
     rollups: RollupUse
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A question whose metrics are known."""
+
+    experiment: Experiment
+    question: Question
+    reading: Reading
+    metrics: tuple[Chosen, ...]
+
+    @property
+    def key(self) -> bytes:
+        """Return what tells questions apart."""
+        experiment = self.experiment
+        return msgspec.json.encode(
+            [experiment.id, experiment.version, self.question, self.reading, meaning_of(experiment, self.metrics)]
+        )
 
 
 class ResultsService:
@@ -87,20 +118,23 @@ class ResultsService:
 
         Raises:
             ExperimentNotFound: the project has no such experiment.
-            Invalid: the time series would be too long, or a pair names no two variants of the experiment.
+            Invalid: there is no metric of a name, the time series would be too long, or a pair names no two variants
+                of the experiment.
+            StoreUnavailable: a metric has to be looked up in PostgreSQL, which cannot be reached.
             HistoryDropped: the history alone is asked, and lacks events that count.
             StoreDropped: PostgreSQL alone is asked, and lacks events that count.
             NoSourceAvailable: neither store can answer as asked.
         """
         await self._registry.ensure_fresh()
         experiment = self._registry.get(project_id, reference)
+        asked = await self._asked(experiment, question, reading)
         freshness = await self._freshness(Subject.of(experiment))
         if freshness is None or not freshness.settled:
-            return await self._compute_shared(experiment, question, reading, store_up=freshness is not None)
-        key = self._cache.key(experiment, question, reading, freshness)
+            return await self._compute_shared(asked, store_up=freshness is not None)
+        key = self._cache.key(experiment, asked.question, reading, asked.metrics, freshness)
         if not question.fresh and (kept := await self._cache.find(key)) is not None:
             return kept
-        results = await self._compute_shared(experiment, question, reading, store_up=True)
+        results = await self._compute_shared(asked, store_up=True)
         if _covers(results, freshness):
             await self._cache.put(key, results, question)
         return results
@@ -130,26 +164,43 @@ class ResultsService:
         except StoreUnavailable:
             return None
 
-    async def _compute_shared(
-        self, experiment: Experiment, question: Question, reading: Reading, *, store_up: bool
-    ) -> Results:
-        key = (experiment.id, experiment.version, replace(question, fresh=False), reading)
-        return await self._flights.join(key, lambda: self._compute(experiment, question, reading, store_up=store_up))
+    async def _asked(self, experiment: Experiment, question: Question, reading: Reading) -> _Asked:
+        """Find the metrics that are asked for."""
+        names = names_of(experiment, question.metrics)
+        missing, found = to_look_up(experiment, names), {}
+        if missing:
+            async with self._database.read() as connection:
+                found = await MetricRepository(connection).latest_by_key(experiment.project_id, missing)
+        metrics = chosen(experiment, names, found, question.metrics)
+        return _Asked(experiment, replace(question, metrics=names), reading, metrics)
 
-    async def _compute(
-        self, experiment: Experiment, question: Question, reading: Reading, *, store_up: bool
-    ) -> Results:
-        subject = Subject.of(experiment)
+    async def _compute_shared(self, asked: _Asked, *, store_up: bool) -> Results:
+        key = replace(asked, question=replace(asked.question, fresh=False)).key
+        return await self._flights.join(key, lambda: self._compute(asked, store_up=store_up))
+
+    async def _compute(self, asked: _Asked, *, store_up: bool) -> Results:
+        experiment, question = asked.experiment, asked.question
+        wanted = wanted_of(asked.metrics, question, len(experiment.variants) - 1)
         async with self._turns:
-            seen = await self._observe(subject, question)
+            try:
+                seen = await self._observe(experiment, observed_question(question, wanted), wanted)
+            except (HistoryDropped, StoreDropped, NoSourceAvailable):
+                if not look_back(wanted.recipes):
+                    raise
+                # What lies before the exposures may be gone, and the rest still be there.
+                wanted = without_covariates(wanted)
+                seen = await self._observe(experiment, observed_question(question, wanted), wanted)
         provenance = Provenance(seen.source, seen.complete_until, self._clock(), seen.rollups)
-        results = answer(experiment, question, seen.observations, provenance, reading)
+        compose = partial(_composed, asked, wanted, seen.observations, provenance)
+        # So many numbers would keep all other requests of this process waiting.
+        results = await asyncio.to_thread(compose) if seen.observations.segments else compose()
         # A store that was away a moment ago is not waited for again.
         return await self._kept.keep(results) if store_up else not_kept(results)
 
-    async def _observe(self, subject: Subject, question: Question) -> _Seen:
+    async def _observe(self, experiment: Experiment, question: Question, wanted: Wanted) -> _Seen:
         """Ask the store that is chosen; where it fails, choose again knowing that."""
-        conditions = await self._conditions(subject, question)
+        subject = Subject.of(experiment)
+        conditions = await self._conditions(subject, question, wanted)
         while True:
             decision = choose(question.source, conditions)
             log.info(
@@ -159,7 +210,7 @@ class ResultsService:
                 reason=decision.reason.value,
             )
             try:
-                return await self._observe_from(decision, conditions, subject, question)
+                return await self._observe_from(decision, conditions, subject, question, wanted)
             except StoreUnavailable:
                 conditions = replace(conditions, store_up=False)
             except ClickHouseUnavailable:
@@ -172,29 +223,38 @@ class ResultsService:
             except StoreIncomplete:
                 conditions = replace(conditions, store_reaches=False)
 
-    async def _conditions(self, subject: Subject, question: Question) -> Conditions:
+    async def _conditions(self, subject: Subject, question: Question, wanted: Wanted) -> Conditions:
         if self._reach is None or question.source is SourceChoice.HOT:
             return Conditions(history_up=False, watermark=None)
         try:
             watermark = await self._watermark()
-            reaches = await self._reach.covers(subject, question)
+            reaches = await self._reach.covers(subject, question, look_back(wanted.recipes))
             return Conditions(history_up=True, watermark=watermark, history_reaches=reaches)
         except (ClickHouseUnavailable, ClickHouseRefused, StoreUnavailable) as error:
             log.warning("results.watermark_unknown", error=str(error) or type(error).__name__)
             return Conditions(history_up=False, watermark=None)
 
     async def _observe_from(
-        self, decision: Decision, conditions: Conditions, subject: Subject, question: Question
+        self, decision: Decision, conditions: Conditions, subject: Subject, question: Question, wanted: Wanted
     ) -> _Seen:
         if decision.source is Source.HOT or self._cold is None or conditions.watermark is None:
-            seen, now = await self._hot.observe(subject, question, most_slots=_MOST_SLOTS)
+            seen, now = await self._hot.observe(subject, question, most_slots=_MOST_SLOTS, wanted=wanted)
             return _Seen(seen, Source.HOT, now, NOT_FROM_HISTORY)
         watermark = conditions.watermark
         tail, complete_until = None, watermark
         if decision.source is Source.BOTH:
-            tail, complete_until = await self._hot.tail(subject, question, watermark)
+            tail, complete_until = await self._hot.tail(subject, question, watermark, wanted)
         steps, use = await self._find_rollups(subject, question, watermark)
-        seen = await self._cold.observe(subject, question, watermark, most_slots=_MOST_SLOTS, tail=tail, steps=steps)
+        seen = await self._cold.observe(
+            subject,
+            question,
+            watermark,
+            most_slots=_MOST_SLOTS,
+            tail=tail,
+            steps=steps,
+            wanted=wanted,
+            until=complete_until,
+        )
         return _Seen(seen, decision.source, complete_until, use)
 
     async def _find_rollups(
@@ -208,6 +268,19 @@ class ResultsService:
         if not steps:
             return (), unused(RollupReason.NOT_BUILT)
         return steps, RollupUse(used=True, until=built_until(steps), reason=RollupReason.USED)
+
+
+def _composed(asked: _Asked, wanted: Wanted, seen: Observations, provenance: Provenance) -> Results:
+    measured = partial(metrics_of, asked.metrics, asked.experiment, asked.question, wanted)
+    return analyse(
+        asked.experiment,
+        asked.question,
+        asked.reading,
+        measured(seen),
+        seen,
+        provenance,
+        [measured(segment.observations) for segment in seen.segments],
+    )
 
 
 def _covers(results: Results, freshness: Freshness) -> bool:

@@ -10,6 +10,8 @@ from typing import Self
 
 from app.experiments.population import EVERYBODY, ExposureRule, Population
 from app.experiments.values import Experiment
+from app.measurement.values import ArmMeasured
+from app.metrics.values import Recipe
 
 
 class Metric(StrEnum):
@@ -90,7 +92,8 @@ class Question:
     start: datetime | None = None
     end: datetime | None = None
     granularity: Granularity = Granularity.DAY
-    metrics: tuple[Metric, ...] = DEFAULT_METRICS
+    # Built-in names and keys of stored metrics; none: those of the experiment's plan, see `chosen`.
+    metrics: tuple[str, ...] = DEFAULT_METRICS
     include_ci: bool = True
     confidence_level: float = 95.0
     min_sample: int = 100
@@ -102,6 +105,10 @@ class Question:
     breakdown: str | None = None
     # Without the time series the answer is a summary, cheaper to make and cached more briefly.
     with_series: bool = True
+    # Whether built-in metrics are measured day by day; `None`: where stored ones are, too.
+    effect_over_time: bool | None = None
+    # Adjust built-in metrics by the same number from so many days before the exposure.
+    cuped_days: int | None = None
 
     @property
     def confidence(self) -> float:
@@ -114,6 +121,18 @@ class Question:
     @property
     def wants_p95(self) -> bool:
         return Metric.P95_VALUE in self.metrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is measured by recipes beside what a question observes."""
+
+    recipes: Mapping[str, Recipe] = field(default_factory=dict)
+    # So many days at most; 0: totals alone. A longer series begins later.
+    most_days: int = 0
+
+
+NOTHING_WANTED = Wanted()
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +249,7 @@ class Observations:
     """What a store saw, by variant id. A variant that nobody is in may be missing.
 
     segments: those of the question's `breakdown`, the largest first, then the rest, then those without a value.
+    measured: what recipes found, by the metric's key and variant id.
     late_events: counted events that were ingested more than an hour after their time; `None` where events were
     counted ahead. It tells how the data came and not what they are, so it is no part of equality.
     """
@@ -237,6 +257,7 @@ class Observations:
     arms: Mapping[int, ArmObservations]
     segments: tuple["Segment", ...] = ()
     late_events: int | None = field(default=None, compare=False)
+    measured: Mapping[str, Mapping[int, ArmMeasured]] = field(default_factory=dict)
 
     def of(self, variant_id: int) -> ArmObservations:
         return self.arms.get(variant_id, _NOTHING)
@@ -264,13 +285,15 @@ class Segment:
 class Tail:
     """PostgreSQL's rows from the watermark on, as JSON lines; of the overrides all that are in force.
 
-    sightings: exposure events with the id of the variant that they name, or 0.
+    sightings: exposure events with the id of the variant that they name, or 0. measured: the events that recipes look
+    for, with their properties.
     """
 
     exposures: Sequence[bytes]
     overrides: Sequence[bytes]
     events: Sequence[bytes]
     sightings: Sequence[bytes] = ()
+    measured: Sequence[bytes] = ()
 
 
 # Transactions take their rows' ingestion times before they commit. Rows younger than this may still be joined by

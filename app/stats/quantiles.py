@@ -54,7 +54,8 @@ def quantile_ranks(
         ValueError: level or confidence is not between 0 and 1, or no real users have these sums.
 
     Source: Deng, Knoblich, Lu, "Applying the Delta Method in Metric Analytics" (KDD 2018, arXiv 1803.06336), section 4:
-    the outer confidence interval with the correction for clusters.
+    the outer confidence interval with the correction for clusters; Woodruff, "Confidence Intervals for Medians and
+    Other Position Measures" (JASA 47, 1952), of which it is a case.
     """
     check_open_unit("level", float(level))
     check_open_unit("confidence", confidence)

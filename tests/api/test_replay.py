@@ -5,6 +5,7 @@ JASA 94 (1999). 445 men, 185 of them treated; earnings in 1975, before, and in 1
 """
 
 import csv
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+import statsmodels.api as sm
+from scipy import integrate, stats
 
 from tests.service_process import ServiceProcess, experiment_body, wait_for_history
 
@@ -22,6 +26,11 @@ DATA = Path(__file__).parents[1] / "fixtures" / "nsw.csv"
 AS_RANDOMISED, AS_IF_EVEN = "nsw-as-randomised", "nsw-as-if-even"
 EARNED, EMPLOYED = "earned", "employed"
 SOURCES = ["hot", "cold", "auto"]
+ADJUSTED, UPPER_QUARTILE = "nsw-earned-by-earlier-earnings", "nsw-earned-upper-quartile"
+METRICS = (
+    {"key": ADJUSTED, "kind": "sum", "event_type": EARNED, "covariate_days": 365, "unit": "USD"},
+    {"key": UPPER_QUARTILE, "kind": "quantile", "event_type": EARNED, "quantile": 0.75, "unit": "USD"},
+)
 
 # Computed from the file with scipy and statsmodels; the paper prints the difference as 1,794.
 MEAN_TREATED, MEAN_CONTROL = 6349.1435, 4554.8011
@@ -64,7 +73,9 @@ def replayed(service: ServiceProcess, men: list[Man]) -> Iterator[httpx.Client]:
 
 def replay(client: httpx.Client, men: list[Man]) -> None:
     assigned_at = datetime.now(UTC) - timedelta(days=365)
-    before, after = assigned_at - timedelta(days=400), assigned_at + timedelta(days=300)
+    before, after = assigned_at - timedelta(days=300), assigned_at + timedelta(days=300)
+    for metric in METRICS:
+        client.post("/api/v1/metrics", json=metric).raise_for_status()
     imported = [{"user_id": man.user_id, "variant": man.variant, "assigned_at": assigned_at.isoformat()} for man in men]
     for key, shares in ((AS_RANDOMISED, (58.43, 41.57)), (AS_IF_EVEN, (50, 50))):
         client.post("/api/v1/experiments", json=experiment_body(key, *shares)).raise_for_status()
@@ -83,10 +94,12 @@ def event(man: Man, event_type: str, moment: datetime, value: float | None = Non
     return {"user_id": man.user_id, "event_type": event_type, "timestamp": moment.isoformat(), "value": value}
 
 
-def results(client: httpx.Client, experiment: str, source: str, event_type: str, *metrics: str) -> dict[str, Any]:
+def results(
+    client: httpx.Client, experiment: str, source: str, event_type: str, *metrics: str, **question: Any
+) -> dict[str, Any]:
     answer = client.get(
         f"/api/v1/experiments/{experiment}/results",
-        params={"event_type": event_type, "metrics": metrics, "source": source, "fresh": True},
+        params={"event_type": event_type, "metrics": metrics, "source": source, "fresh": True, **question},
     )
     body: dict[str, Any] = answer.raise_for_status().json()
     return body
@@ -151,3 +164,67 @@ def test_results__any_source__says_the_same(replayed: httpx.Client) -> None:
     counted = [answer.pop("provenance")["events_counted"] for answer in answers]
     assert counted[0] == counted[1] == counted[2]
     assert answers[0] == answers[1] == answers[2]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_results__earlier_earnings_as_covariate__are_taken_out_as_a_regression_does(
+    replayed: httpx.Client, men: list[Man], source: str
+) -> None:
+    before, after = (np.array([getattr(man, name) for man in men]) for name in ("earned_before", "earned_after"))
+    treated = np.array([man.variant == "treatment" for man in men])
+    slope = sm.OLS(after, sm.add_constant(before)).fit().params[1]
+    left = after - slope * before
+    test = stats.ttest_ind(left[treated], left[~treated], equal_var=False)
+    interval = test.confidence_interval(0.95)
+    variances = [sum(values[arm].var(ddof=1) / arm.sum() for arm in (treated, ~treated)) for values in (left, after)]
+
+    by_key = comparison(results(replayed, AS_RANDOMISED, source, EARNED, ADJUSTED))
+    by_name = comparison(results(replayed, AS_RANDOMISED, source, EARNED, "value_per_user", cuped_days=365))
+
+    found = by_key["cuped"]
+    assert (found["theta"], found["p_value"]) == pytest.approx((slope, test.pvalue))
+    assert found["difference"] == pytest.approx(left[treated].mean() - left[~treated].mean())
+    assert (found["difference_ci_lower"], found["difference_ci_upper"]) == pytest.approx(tuple(interval))
+    assert found["variance_reduction_percent"] == pytest.approx(100 * (1 - variances[0] / variances[1]))
+    assert found["variance_reduction_percent"] > 0
+    assert by_name["cuped"] == found
+    assert by_key["p_value"] == pytest.approx(P_VALUE, abs=5e-10)
+    # With a flat prior the belief is the normal likelihood of the difference.
+    error = math.sqrt(variances[1])
+    assert by_key["bayes"]["prob_better"] == pytest.approx(stats.norm.cdf(DIFFERENCE / error), abs=1e-6)
+    credible = (by_key["bayes"]["credible_lower"], by_key["bayes"]["credible_upper"])
+    assert credible == pytest.approx(stats.norm.interval(0.95, DIFFERENCE, error), abs=1e-3)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_results__upper_quartile_of_earnings__has_the_interval_of_order_statistics(
+    replayed: httpx.Client, men: list[Man], source: str
+) -> None:
+    answer = results(replayed, AS_RANDOMISED, source, EARNED, UPPER_QUARTILE)
+
+    for variant in ("treatment", "control"):
+        earned = np.array([man.earned_after for man in men if man.variant == variant])
+        found = metric_of(answer, variant, UPPER_QUARTILE)
+        exact: Any = stats.quantile_test(earned, q=0, p=0.75).confidence_interval(0.95)
+        assert found["value"] == pytest.approx(np.quantile(earned, 0.75))
+        assert (found["ci_lower"], found["ci_upper"]) == (exact.low, exact.high)
+    assert comparison(answer)["method"] == "quantile_z"
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_results__employment__is_believed_better_as_the_beta_posteriors_say(
+    replayed: httpx.Client, source: str
+) -> None:
+    treated = stats.beta(1 + TREATED_EMPLOYED, 1 + TREATED - TREATED_EMPLOYED)
+    control = stats.beta(1 + CONTROL_EMPLOYED, 1 + CONTROL - CONTROL_EMPLOYED)
+    expected, _ = integrate.quad(lambda rate: treated.pdf(rate) * control.cdf(rate), 0, 1, epsabs=1e-12)
+
+    found = comparison(results(replayed, AS_RANDOMISED, source, EMPLOYED, "conversion_rate"))
+
+    assert found["bayes"]["prob_better"] == pytest.approx(expected, abs=1e-8)
+
+
+def comparison(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return the one comparison of an answer."""
+    (found,) = answer["comparisons"]
+    return dict(found)

@@ -46,6 +46,10 @@ _NEEDS: dict[tuple[str, str], str] = {
     ("get", f"{_ONE}/results"): "results",
     ("get", f"{_ONE}/results/{{answer_id}}"): "results",
     ("get", f"{_ONE}/diagnosis"): "results",
+    ("post", f"{_ONE}/query/explain"): "results",
+    ("get", f"{_ONE}/report"): "results",
+    ("post", f"{_ONE}/calibrations"): "results",
+    ("get", f"{_ONE}/calibrations/{{calibration_id}}"): "results",
     ("get", f"{_ONE}/export"): "results",
     ("post", "/power"): "results",
     ("post", "/tokens"): "admin",
@@ -77,6 +81,7 @@ def _call(client: httpx.Client, method: str, path: str, token: str | None) -> ht
         user_id="u",
         token_id=999_999_999,
         answer_id="00000000-0000-0000-0000-000000000000",
+        calibration_id="00000000-0000-0000-0000-000000000000",
     )
     headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
     return client.request(method, path, headers=headers, json={} if method in {"post", "put", "patch"} else None)

@@ -1,0 +1,89 @@
+"""SQL of calibrations."""
+
+from datetime import timedelta
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.calibration.values import Calibration, CalibrationResult, Status, Wanted
+
+# Of one experiment: the newest.
+MOST_KEPT = 100
+# A process that works says so every few seconds; one that has not for so long is gone.
+SILENT_FOR = timedelta(seconds=30)
+_GONE = "The process that worked on it has ended. Ask for the calibration again."
+
+_INSERT = text(
+    "INSERT INTO calibrations (id, experiment_id, status, wanted) VALUES (:id, :experiment_id, 'running', :wanted)"
+)
+# Rows that somebody else is removing are left to him, so that two never wait for each other.
+_REMOVE_SURPLUS = text(
+    """
+DELETE FROM calibrations WHERE id IN (
+    SELECT id FROM calibrations WHERE experiment_id = :experiment_id AND status <> 'running'
+    ORDER BY created_at DESC OFFSET :most_kept FOR UPDATE SKIP LOCKED
+)
+"""
+)
+_SEEN = text(
+    "UPDATE calibrations SET progress = :progress, seen_at = clock_timestamp() WHERE id = :id AND status = 'running'"
+)
+_FINISH = text(
+    "UPDATE calibrations SET status = 'done', progress = 1, result = :result, ended_at = clock_timestamp()"
+    " WHERE id = :id AND status = 'running'"
+)
+_FAIL = text(
+    "UPDATE calibrations SET status = 'failed', reason = :reason, ended_at = clock_timestamp()"
+    " WHERE id = :id AND status = 'running'"
+)
+_FAIL_IF_SILENT = text(
+    "UPDATE calibrations SET status = 'failed', reason = :reason, ended_at = clock_timestamp()"
+    " WHERE id = :id AND status = 'running' AND seen_at < clock_timestamp() - CAST(:silent_for AS interval)"
+)
+_FIND = text("SELECT * FROM calibrations WHERE id = :id AND experiment_id = :experiment_id")
+
+
+class CalibrationRepository:
+    """Reads and writes calibrations; what has ended stays as it is."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def insert(self, calibration_id: UUID, experiment_id: int, wanted: Wanted) -> None:
+        """Store one that is running, and remove the oldest ones of the experiment."""
+        values = {"id": calibration_id, "experiment_id": experiment_id, "wanted": msgspec.json.encode(wanted).decode()}
+        await self._connection.execute(_INSERT, values)
+        await self._connection.execute(_REMOVE_SURPLUS, {"experiment_id": experiment_id, "most_kept": MOST_KEPT})
+
+    async def seen(self, calibration_id: UUID, progress: float) -> None:
+        """Note that somebody works on it, and how far it is."""
+        await self._connection.execute(_SEEN, {"id": calibration_id, "progress": progress})
+
+    async def finish(self, calibration_id: UUID, result: CalibrationResult) -> None:
+        written = msgspec.json.encode(result).decode()
+        await self._connection.execute(_FINISH, {"id": calibration_id, "result": written})
+
+    async def fail(self, calibration_id: UUID, reason: str) -> None:
+        await self._connection.execute(_FAIL, {"id": calibration_id, "reason": reason})
+
+    async def find(self, experiment_id: int, calibration_id: UUID) -> Calibration | None:
+        """Return the experiment's calibration; one that nobody works on any more has failed."""
+        silent = {"id": calibration_id, "reason": _GONE, "silent_for": SILENT_FOR}
+        await self._connection.execute(_FAIL_IF_SILENT, silent)
+        values = {"id": calibration_id, "experiment_id": experiment_id}
+        row = (await self._connection.execute(_FIND, values)).one_or_none()
+        if row is None:
+            return None
+        return Calibration(
+            id=row.id,
+            experiment_id=row.experiment_id,
+            status=Status(row.status),
+            progress=row.progress,
+            wanted=msgspec.json.decode(row.wanted, type=Wanted),
+            result=None if row.result is None else msgspec.json.decode(row.result, type=CalibrationResult),
+            reason=row.reason,
+            created_at=row.created_at,
+            ended_at=row.ended_at,
+        )

@@ -1,0 +1,51 @@
+"""Endpoints for calibrations."""
+
+from uuid import UUID
+
+from fastapi import Response
+
+from app.access.caller import CurrentCaller
+from app.access.guard import GUARDED, WITH_BODY, requires
+from app.access.scopes import Scope
+from app.calibration.errors import CalibrationNotFound, TooManyCalibrations
+from app.calibration.schemas import CalibrationIn, CalibrationOut
+from app.calibration.wiring import Calibrations
+from app.core import routes
+from app.core.db import StoreUnavailable
+from app.core.problems import documented
+from app.experiments.errors import ExperimentNotFound
+from app.experiments.wiring import ExperimentReference
+from app.results.errors import StoreDropped
+
+router = routes.router(tags=["results"])
+
+
+@router.post(
+    "/experiments/{experiment}/calibrations",
+    status_code=202,
+    dependencies=[requires(Scope.RESULTS)],
+    responses=documented(*WITH_BODY, ExperimentNotFound, StoreDropped, TooManyCalibrations, StoreUnavailable),
+)
+async def begin_calibration(
+    experiment: ExperimentReference,
+    body: CalibrationIn,
+    caller: CurrentCaller,
+    calibrations: Calibrations,
+    response: Response,
+) -> CalibrationOut:
+    """Split the control's users at random many times, and see how often the tests find what is not there."""
+    begun = await calibrations.begin(caller.project_id, experiment, body.wanted())
+    response.headers["Location"] = f"{routes.API_PREFIX}/experiments/{begun.experiment_id}/calibrations/{begun.id}"
+    return CalibrationOut.of(begun)
+
+
+@router.get(
+    "/experiments/{experiment}/calibrations/{calibration_id}",
+    dependencies=[requires(Scope.RESULTS)],
+    responses=documented(*GUARDED, ExperimentNotFound, CalibrationNotFound, StoreUnavailable),
+)
+async def get_calibration(
+    experiment: ExperimentReference, calibration_id: UUID, caller: CurrentCaller, calibrations: Calibrations
+) -> CalibrationOut:
+    """Read how far a calibration is, and what came out."""
+    return CalibrationOut.of(await calibrations.get(caller.project_id, experiment, calibration_id))

@@ -1,0 +1,179 @@
+"""The use case of calibrations: begin one, work on it beside everything else, show how far it is."""
+
+import asyncio
+import contextlib
+from uuid import UUID, uuid4
+
+import structlog
+
+from app.calibration.choosing import Chosen, attached_or_built_in, chosen, wanted_keys, why_unknown
+from app.calibration.errors import CalibrationNotFound, TooManyCalibrations
+from app.calibration.helper import HelperDied, run
+from app.calibration.repository import CalibrationRepository
+from app.calibration.statements import user_lines
+from app.calibration.values import Calibration, Job, Wanted
+from app.core.db import Database, StoreUnavailable
+from app.core.errors import Invalid
+from app.experiments.registry import ExperimentRegistry
+from app.experiments.values import Experiment
+from app.exports.copying import Copying, LineForm
+from app.exports.values import Write
+from app.metrics.repository import MetricRepository
+from app.metrics.values import Metric
+from app.results.errors import StoreDropped
+from app.results.reach import store_reaches
+from app.results.values import Question, Subject
+
+log = structlog.get_logger()
+
+_RETRY_AFTER_S = 30
+# How often is said that somebody works on it, far more often than silence would mean that nobody does.
+_SAY_SO_EVERY_S = 2.0
+_DROPPED = (
+    "PostgreSQL has dropped events that count, and calibrations read PostgreSQL. They can be made of experiments that"
+    " are younger than what is kept there."
+)
+_STOPPED = "The service was stopped meanwhile. Ask for the calibration again."
+
+
+class CalibrationService:
+    """Works on one calibration at a time. Built once at startup."""
+
+    def __init__(self, *, database: Database, registry: ExperimentRegistry) -> None:
+        self._database = database
+        self._registry = registry
+        self._copying = Copying(database)
+        self._task: asyncio.Task[None] | None = None
+        self._beginning = False
+
+    async def begin(self, project_id: int, reference: str, wanted: Wanted) -> Calibration:
+        """Begin a calibration and return it; it goes on by itself.
+
+        Raises:
+            ExperimentNotFound: the project has no such experiment.
+            Invalid: a metric is not known, or has no test to calibrate.
+            StoreDropped: PostgreSQL lacks events that count.
+            TooManyCalibrations: this process works on another one.
+            StoreUnavailable: PostgreSQL cannot be reached.
+        """
+        await self._registry.ensure_fresh()
+        experiment = self._registry.get(project_id, reference)
+        if self._beginning or (self._task is not None and not self._task.done()):
+            raise TooManyCalibrations(
+                "This process works on a calibration already; ask again when it has ended.",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        self._beginning = True
+        try:
+            calibration, job = await self._store(experiment, wanted)
+            work = self._work(calibration.id, experiment, wanted, job)
+            self._task = asyncio.create_task(work, name="calibration")
+        finally:
+            self._beginning = False
+        log.info("calibration.begun", experiment_id=experiment.id, calibration_id=str(calibration.id))
+        return calibration
+
+    async def get(self, project_id: int, reference: str, calibration_id: UUID) -> Calibration:
+        """Return a calibration, whichever process works on it.
+
+        Raises:
+            ExperimentNotFound: the project has no such experiment.
+            CalibrationNotFound: the experiment has no such calibration.
+            StoreUnavailable: PostgreSQL cannot be reached.
+        """
+        await self._registry.ensure_fresh()
+        experiment = self._registry.get(project_id, reference)
+        async with self._database.begin() as connection:
+            found = await CalibrationRepository(connection).find(experiment.id, calibration_id)
+        if found is None:
+            raise CalibrationNotFound(f"The experiment has no calibration {calibration_id}; the newest 100 are kept.")
+        return found
+
+    async def stop(self) -> None:
+        """Give up what is under way."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _store(self, experiment: Experiment, wanted: Wanted) -> tuple[Calibration, Chosen]:
+        calibration_id = uuid4()
+        async with self._database.begin() as connection:
+            keys = wanted_keys(experiment, wanted)
+            stored = await MetricRepository(connection).latest_by_key(experiment.project_id, keys)
+            metrics: list[Metric] = []
+            for key in keys:
+                metric = attached_or_built_in(experiment, key)
+                if metric is None and key in stored:
+                    metric = stored[key].metric
+                if metric is None:
+                    raise Invalid.field("metrics", why_unknown(key))
+                metrics.append(metric)
+            job = chosen(metrics, wanted.event_types)
+            if not await store_reaches(connection, Subject.of(experiment), Question()):
+                raise StoreDropped(_DROPPED)
+            repository = CalibrationRepository(connection)
+            await repository.insert(calibration_id, experiment.id, wanted)
+            found = await repository.find(experiment.id, calibration_id)
+        assert found is not None  # noqa: S101  # It was written a moment ago.
+        return found, job
+
+    async def _work(self, calibration_id: UUID, experiment: Experiment, wanted: Wanted, chosen_: Chosen) -> None:
+        """Work until there is a result or a reason why there is none; one of them is stored."""
+        progress = [0.0]
+
+        def progressed(share: float) -> None:
+            progress[0] = min(1.0, share)
+
+        async def feed(write: Write) -> None:
+            await self._copy_users(experiment, wanted, chosen_, write)
+
+        job = Job(resplits=wanted.resplits, seed=wanted.seed, alpha=wanted.alpha, columns=chosen_.columns)
+        saying = asyncio.create_task(self._say_so(calibration_id, progress))
+        try:
+            said = await run(job, feed, progressed)
+            async with self._database.begin() as connection:
+                repository = CalibrationRepository(connection)
+                if said.result is not None:
+                    await repository.finish(calibration_id, said.result)
+                else:
+                    await repository.fail(calibration_id, said.failure or "No reason was given.")
+            log.info("calibration.ended", experiment_id=experiment.id, calibration_id=str(calibration_id))
+        except asyncio.CancelledError:
+            await self._fail(calibration_id, _STOPPED)
+            raise
+        except (HelperDied, StoreUnavailable, StoreDropped, OSError) as error:
+            log.warning("calibration.failed", calibration_id=str(calibration_id), error=str(error))
+            await self._fail(calibration_id, str(error) or type(error).__name__)
+        except Exception:  # The outermost loop of this work: nobody waits for it who could be told.
+            log.exception("calibration.failed", calibration_id=str(calibration_id))
+            await self._fail(calibration_id, "An error of the service; its log says which.")
+        finally:
+            saying.cancel()
+
+    async def _copy_users(self, experiment: Experiment, wanted: Wanted, chosen_: Chosen, write: Write) -> None:
+        subject, question = Subject.of(experiment), Question()
+        sql, parameters = user_lines(
+            subject, question, experiment.control.id, chosen_.recipes, split_by=wanted.split_by
+        )
+        await self._copying.copy(sql, parameters, LineForm(), write)
+        # What was dropped since the first look is missing.
+        async with self._database.read() as connection:
+            if not await store_reaches(connection, subject, question):
+                raise StoreDropped(_DROPPED)
+
+    async def _say_so(self, calibration_id: UUID, progress: list[float]) -> None:
+        """Say again and again that somebody works on it."""
+        while True:
+            await asyncio.sleep(_SAY_SO_EVERY_S)
+            try:
+                async with self._database.begin() as connection:
+                    await CalibrationRepository(connection).seen(calibration_id, progress[0])
+            except StoreUnavailable as error:
+                log.warning("calibration.not_noted", calibration_id=str(calibration_id), error=str(error))
+
+    async def _fail(self, calibration_id: UUID, reason: str) -> None:
+        """Store why there is no result; if that fails too, silence says it in the end."""
+        with contextlib.suppress(StoreUnavailable):
+            async with self._database.begin() as connection:
+                await CalibrationRepository(connection).fail(calibration_id, reason)

@@ -1,0 +1,260 @@
+"""Whether the data came as they should: who was exposed and when, what was changed meanwhile, how fresh it all is."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from app.diagnosis.facts import Change, Facts
+from app.diagnosis.shares import exact_p_value
+from app.diagnosis.values import Code, Finding, Severity, Unchecked
+from app.diagnosis.wording import count, listed, moment, percent
+from app.experiments.lifecycle import Status
+
+# From here on the users who are left out may be others than those who stay.
+_GRAVE_SHARE_IN_TWO = 0.01
+# Below this many events a day nothing can be said about their order.
+_FEWEST_EVENTS = 100
+# Users who come and are exposed at once do most of what they do afterwards.
+_LATE_FROM = 1.0
+_STALE_AFTER, _SILENT_AFTER = timedelta(minutes=10), timedelta(days=1)
+_MOST_AHEAD, _MOST_LATE = 0.01, 0.1
+_MOST_SHOWN = 20
+# What touches who comes in, who counts or what the users see.
+_TOUCHING = frozenset({"traffic_pct", "starts_at", "ends_at", "population", "variants", "config"})
+_TOUCHING_ACTIONS = frozenset({"experiment.pause", "experiment.resume", "assignments.imported"})
+
+
+def users_in_two_variants(facts: Facts) -> list[Finding] | Unchecked:
+    """Count users whom an exposure event saw in another variant than their own."""
+    if isinstance(facts.two_variants, Unchecked):
+        return facts.two_variants
+    if facts.two_variants == 0:
+        return []
+    users = facts.users
+    counted = 0 if isinstance(users, Unchecked) else sum(users)
+    share = facts.two_variants / (counted + facts.two_variants)
+    return [
+        Finding(
+            code=Code.USERS_IN_TWO_VARIANTS,
+            severity=Severity.CRITICAL if share >= _GRAVE_SHARE_IN_TWO else Severity.WARNING,
+            title="Users were shown more than one variant",
+            evidence={"users": facts.two_variants, "share": share, "counted_users": counted},
+            text=(
+                f"{count(facts.two_variants, 'user')} ({percent(share)}) have an exposure event that names another"
+                " variant than the stored one. They are left out of all results."
+            ),
+            action=(
+                "Ask the service for the variant on every page instead of keeping it elsewhere, and check that one"
+                " person has one user_id before and after signing in. Who is left out depends on the variant, so above"
+                f" {percent(_GRAVE_SHARE_IN_TWO)} use no result."
+            ),
+        )
+    ]
+
+
+def exposure_before_start(facts: Facts) -> list[Finding] | Unchecked:
+    """Count assignments that are older than the experiment's start."""
+    if facts.started_at is None:
+        return Unchecked("The experiment was never started.")
+    came = facts.entrances
+    if came.before_start == 0:
+        return []
+    return [
+        Finding(
+            code=Code.EXPOSURE_BEFORE_START,
+            severity=Severity.WARNING,
+            title="Users were assigned before the experiment started",
+            evidence={
+                "users": came.before_start,
+                "imported": came.imported_before_start,
+                "assigned": came.assigned,
+                "earliest": None if came.earliest is None else came.earliest.isoformat(),
+                "started_at": facts.started_at.isoformat(),
+            },
+            text=(
+                f"{count(came.before_start, 'user')} of {came.assigned:,} were assigned before the start at"
+                f" {moment(facts.started_at)}, {came.imported_before_start:,} of them by an import. Their events count"
+                " from the assignment on, and what the plan promised was sealed later."
+            ),
+            action=(
+                "If the import is an experiment that ran elsewhere, this is as it should be. Otherwise import once more"
+                " into a new experiment, with the right times: stored assignments do not change."
+            ),
+        )
+    ]
+
+
+def exposure_recorded_late(facts: Facts) -> list[Finding] | Unchecked:
+    """Compare what users did in the day before their exposure with the day after it."""
+    if isinstance(facts.around, Unchecked):
+        return facts.around
+    before, after = facts.around.before, facts.around.after
+    if before + after < _FEWEST_EVENTS:
+        return Unchecked(f"There are fewer than {_FEWEST_EVENTS} events within a day of an exposure.")
+    if before <= after * _LATE_FROM:
+        return []
+    share = before / (before + after)
+    return [
+        Finding(
+            code=Code.EXPOSURE_RECORDED_LATE,
+            severity=Severity.WARNING,
+            title="Most events come before their user's exposure",
+            evidence={"events_day_before": before, "events_day_after": after, "share_before": share},
+            text=(
+                f"Of the events within a day of an exposure {percent(share)} come before it and do not count."
+                " The exposure seems to be recorded after what it is to explain."
+            ),
+            action=(
+                "Ask for the variant, or send the exposure event, before the variant can act. Check that the times of"
+                " events are those at which things happened, in UTC."
+            ),
+        )
+    ]
+
+
+def mid_run_changes(facts: Facts) -> list[Finding] | Unchecked:
+    """Tell what was changed while users came in, by whom, and how they were divided before and after."""
+    if facts.started_at is None:
+        return Unchecked("The experiment was never started.")
+    if not facts.changes:
+        return []
+    touching = [change for change in facts.changes if _touches(change)]
+    named = [f"{_what(change)} by {change.actor} at {moment(change.at)}" for change in touching or facts.changes]
+    return [
+        Finding(
+            code=Code.MID_RUN_CHANGES,
+            severity=Severity.WARNING if touching else Severity.INFO,
+            title="The experiment was changed while it ran",
+            evidence={
+                "changes": len(facts.changes),
+                "touching": len(touching),
+                "shown": [_shown(facts, change) for change in (*touching, *_others(facts.changes))][:_MOST_SHOWN],
+            },
+            text=(
+                f"{count(len(facts.changes), 'change')} since the start,"
+                f" {len(touching):,} of them to who comes in, who counts or what users see: {listed(named)}."
+                if touching
+                else f"{count(len(facts.changes), 'change')} since the start, none of them to who comes in: "
+                f"{listed(named)}."
+            ),
+            action=(
+                "Ask for results with the first such change as end_date: they hold the users and events before it. If"
+                " they differ from those over all time, decide by them, or begin anew. The audit log (GET /audit) shows"
+                " each change in full."
+            )
+            if touching
+            else "Nothing needs to be done. Users with an override are left out of results.",
+        )
+    ]
+
+
+def stale_data(facts: Facts) -> list[Finding] | Unchecked:
+    """Tell whether events still arrive, and how far the history is behind."""
+    findings = [*_silence(facts), *_lag(facts)]
+    if not findings and isinstance(facts.history_until, Unchecked):
+        return facts.history_until
+    return findings
+
+
+def _silence(facts: Facts) -> list[Finding]:
+    newest = facts.arrivals.newest
+    if facts.status is not Status.RUNNING or isinstance(facts.metrics, Unchecked):
+        return []
+    if not any(metric.events for metric in facts.metrics):
+        return []
+    if newest is not None and facts.now - newest <= _SILENT_AFTER:
+        return []
+    since = "for a week or longer" if newest is None else f"since {moment(newest)}"
+    return [
+        Finding(
+            code=Code.STALE_DATA,
+            severity=Severity.WARNING,
+            title="No events arrive any more",
+            evidence={"newest_event_came_at": None if newest is None else newest.isoformat()},
+            text=f"The experiment runs, and no event of its users has come {since}.",
+            action="Check what sends events: the product, its token (scope events), its network. Results do not move.",
+        )
+    ]
+
+
+def _lag(facts: Facts) -> list[Finding]:
+    until = facts.history_until
+    if isinstance(until, Unchecked) or facts.now - until <= _STALE_AFTER:
+        return []
+    lag = facts.now - until
+    return [
+        Finding(
+            code=Code.STALE_DATA,
+            severity=Severity.WARNING,
+            title="The history lags behind",
+            evidence={"lag_seconds": lag.total_seconds(), "history_complete_until": until.isoformat()},
+            text=(
+                f"ClickHouse is complete up to {moment(until)}, {lag / timedelta(minutes=1):,.0f} minutes ago. Results"
+                " take what is newer from PostgreSQL, as long as it is not too much, and get slower."
+            ),
+            action=(
+                "GET /system/pipeline says where rows wait on their way to the history. Nothing is lost: they are"
+                " counted once they have come."
+            ),
+        )
+    ]
+
+
+def clock_skew(facts: Facts) -> list[Finding] | Unchecked:
+    """Tell how many of the newest events have times that cannot be, or come long after their time."""
+    came = facts.arrivals
+    if came.events < _FEWEST_EVENTS:
+        return Unchecked(f"Fewer than {_FEWEST_EVENTS} events of its users came in the last days.")
+    ahead, late = came.ahead / came.events, came.late / came.events
+    if ahead <= _MOST_AHEAD and late <= _MOST_LATE:
+        return []
+    return [
+        Finding(
+            code=Code.CLOCK_SKEW,
+            severity=Severity.WARNING if ahead > _MOST_AHEAD else Severity.INFO,
+            title="The times of events and of their arrival do not fit",
+            evidence={
+                "events": came.events,
+                "ahead": came.ahead,
+                "ahead_share": ahead,
+                "late": came.late,
+                "late_share": late,
+            },
+            text=(
+                f"Of the newest {count(came.events, 'event')} {percent(ahead)} have a time more than a minute ahead of"
+                f" this server's clock, and {percent(late)} came more than an hour after their time."
+            ),
+            action=(
+                "Take the time of events from a server whose clock is set by NTP, in UTC, and check for local times"
+                " sent as UTC: an event that seems to lie before the exposure does not count. Late events are counted"
+                " once they have come, so wait for them before deciding."
+            ),
+        )
+    ]
+
+
+def _touches(change: Change) -> bool:
+    return change.action in _TOUCHING_ACTIONS or not _TOUCHING.isdisjoint(change.fields)
+
+
+def _others(changes: Sequence[Change]) -> list[Change]:
+    return [change for change in changes if not _touches(change)]
+
+
+def _what(change: Change) -> str:
+    what = ", ".join(change.fields) if change.fields else change.action
+    return what if change.times == 1 else f"{what} ({change.times} times)"
+
+
+def _shown(facts: Facts, change: Change) -> dict[str, object]:
+    keys = [arm.key for arm in facts.arms]
+    return {
+        "at": change.at.isoformat(),
+        "actor": change.actor,
+        "action": change.action,
+        "fields": list(change.fields),
+        "times": change.times,
+        "users_before": dict(zip(keys, change.before, strict=True)),
+        "users_after": dict(zip(keys, change.after, strict=True)),
+        "srm_p_value_before": exact_p_value(change.before, facts.arms),
+        "srm_p_value_after": exact_p_value(change.after, facts.arms),
+    }

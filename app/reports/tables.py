@@ -1,0 +1,201 @@
+"""The tables of the report. Plain functions, no I/O."""
+
+from collections.abc import Sequence
+
+from app.reports.markup import Child, Html, foreign, tag
+from app.reports.numbers import NOTHING, Measure, chance, p_value, percent, percents, plain
+from app.reports.values import Material, label_of
+from app.results.answer import (
+    BreakdownResult,
+    ComparisonResult,
+    DefinitionResult,
+    Method,
+    MetricResult,
+    SegmentResult,
+    VariantResult,
+)
+from app.results.words import sentences
+
+_TESTS = {
+    Method.POOLED_Z: "pooled z",
+    Method.WELCH_T: "Welch t",
+    Method.DELTA_Z: "delta z",
+    Method.QUANTILE_Z: "quantile z",
+    Method.NONE: "none",
+}
+
+
+def table(caption: str, heads: Sequence[Child], rows: Sequence[Sequence[Child]], *, texts: int = 0) -> Html:
+    """Return a table whose first column names the rows; the others hold numbers, but for the last `texts`."""
+    numbers = len(heads) - texts
+    classes = ["text" if index >= numbers else "number" for index in range(len(heads))]
+    head = [
+        tag("th", content, scope="col", class_=None if index == 0 or classes[index] == "text" else "number")
+        for index, content in enumerate(heads)
+    ]
+    body = [
+        tag(
+            "tr",
+            tag("th", row[0], scope="row"),
+            [tag("td", content, class_=class_) for content, class_ in zip(row[1:], classes[1:], strict=True)],
+        )
+        for row in rows
+    ]
+    made = tag("table", tag("caption", caption), tag("thead", tag("tr", head)), tag("tbody", body))
+    return tag("div", made, class_="scroll")
+
+
+def facts(rows: Sequence[tuple[Child, Child]], caption: str) -> Html:
+    """Return a table of names with what is said of each."""
+    return table(caption, ("What", "Value"), [[name, said] for name, said in rows], texts=1)
+
+
+def small(content: Child) -> Html:
+    return tag("small", content)
+
+
+def values_table(material: Material, definition: DefinitionResult) -> Html:
+    """Show the metric in every variant."""
+    measure, level = material.measure(definition), material.results.metadata.confidence_level
+    rows = []
+    for variant in material.results.variants:
+        found = variant.metrics[definition.key]
+        role = "control" if variant.is_control else None
+        rows.append(
+            [
+                [tag("code", variant.key), small(foreign(material.variant_name(variant.key))), role and small(role)],
+                plain(found.sample_size),
+                measure.value(found.value),
+                measure.values(found.ci_lower, found.ci_upper),
+                NOTHING if found.lift_vs_control is None else percent(found.lift_vs_control / 100),
+                chance(found.prob_best),
+                _remarks(found, below=variant.below_min_sample),
+            ]
+        )
+    heads = ("Variant", "Users", "Value", f"{level:g} % interval", "Lift", "Chance to be the best", "Remarks")
+    return table(f"{definition.key} by variant", heads, rows, texts=1)
+
+
+def _remarks(found: MetricResult, *, below: bool) -> str:
+    said = list(sentences([found.null_reason])) or ([found.null_reason] if found.null_reason else [])
+    return " ".join([*said, *(["Fewer users than the least sample."] if below else [])])
+
+
+def effects_table(definition: DefinitionResult, comparisons: Sequence[ComparisonResult], measure: Measure) -> Html:
+    """Show how large the effect is, by every way to estimate it."""
+    rows: list[list[Child]] = []
+    for found in comparisons:
+        difference = measure.difference(found.difference)
+        rows.append(
+            [
+                [tag("code", label_of(found)), small("as measured, one look")],
+                difference,
+                measure.differences(found.difference_ci_lower, found.difference_ci_upper),
+                percent(found.lift),
+                percents(found.lift_ci_lower, found.lift_ci_upper),
+                p_value(found.p_value),
+            ]
+        )
+        rows.append(
+            [
+                [tag("code", label_of(found)), small("always valid")],
+                difference,
+                measure.differences(found.always_valid_ci_lower, found.always_valid_ci_upper),
+                percent(found.lift),
+                percents(found.always_valid_lift_ci_lower, found.always_valid_lift_ci_upper),
+                p_value(found.always_valid_p_value),
+            ]
+        )
+        cuped = found.cuped
+        if cuped.difference is not None:
+            reduced = cuped.variance_reduction_percent
+            said = "CUPED" if reduced is None else f"CUPED, variance {plain(reduced)} % smaller"
+            rows.append(
+                [
+                    [tag("code", label_of(found)), small(said)],
+                    measure.difference(cuped.difference),
+                    measure.differences(cuped.difference_ci_lower, cuped.difference_ci_upper),
+                    percent(cuped.lift),
+                    percents(cuped.lift_ci_lower, cuped.lift_ci_upper),
+                    p_value(cuped.p_value),
+                ]
+            )
+    heads = ("Comparison", "Difference", "Its interval", "Lift", "Its interval", "p")
+    return table(f"{definition.key}: effect by comparison", heads, rows)
+
+
+def evidence_table(definition: DefinitionResult, comparisons: Sequence[ComparisonResult], measure: Measure) -> Html:
+    """Show what speaks for the effect."""
+    rows: list[list[Child]] = [
+        [
+            tag("code", label_of(found)),
+            p_value(found.p_value),
+            p_value(found.p_value_holm),
+            p_value(found.p_value_bh),
+            p_value(found.always_valid_p_value),
+            chance(found.bayes.prob_better),
+            measure.differences(found.bayes.credible_lower, found.bayes.credible_upper),
+            measure.difference(found.bayes.expected_loss_if_shipped).lstrip("+"),
+            _TESTS[found.method],
+        ]
+        for found in comparisons
+    ]
+    heads = (
+        "Comparison",
+        "p, raw",
+        "p, Holm",
+        "p, BH",
+        "p, always valid",
+        "Chance to be better",
+        "Credible interval",
+        "Expected loss if shipped",
+        "Test",
+    )
+    return table(f"{definition.key}: evidence by comparison", heads, rows, texts=1)
+
+
+def steps_table(definition: DefinitionResult, variants: Sequence[VariantResult]) -> Child:
+    """Show how many users of a funnel got how far; nothing for other metrics."""
+    steps = {variant.key: variant.metrics[definition.key].steps for variant in variants}
+    most = max((len(reached) for reached in steps.values() if reached), default=0)
+    if not most:
+        return None
+    heads = ("Variant", *(f"Step {number}" for number in range(1, most + 1)))
+    rows = [
+        [tag("code", key), *(plain(users) for users in reached or ()), *[NOTHING] * (most - len(reached or ()))]
+        for key, reached in steps.items()
+    ]
+    return table(f"{definition.key}: users who got as far", heads, rows)
+
+
+def segments_table(material: Material, definition: DefinitionResult, found: BreakdownResult) -> Child:
+    """Show a metric's effect in each part of the users; nothing for metrics that are not compared."""
+    measure = material.measure(definition)
+    rows: list[list[Child]] = []
+    for segment in found.segments:
+        for one in segment.comparisons:
+            if one.metric != definition.key or one.method is Method.NONE:
+                continue
+            rows.append(
+                [
+                    _part(segment),
+                    plain(segment.users),
+                    "mismatch" if segment.srm.mismatch else p_value(segment.srm.p_value),
+                    tag("code", label_of(one)),
+                    measure.difference(one.difference),
+                    measure.differences(one.difference_ci_lower, one.difference_ci_upper),
+                    percent(one.lift),
+                    p_value(one.p_value),
+                    p_value(one.p_value_holm),
+                ]
+            )
+    if not rows:
+        return None
+    heads = ("Part", "Users", "SRM, p", "Comparison", "Difference", "Its interval", "Lift", "p, raw", "p, Holm")
+    return table(f"{definition.key} in each part of the users", heads, rows)
+
+
+def _part(segment: SegmentResult) -> Child:
+    if segment.is_rest:
+        return "all other values"
+    return "without a value" if segment.value is None else foreign(segment.value)

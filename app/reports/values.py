@@ -1,0 +1,50 @@
+"""What a report is made of. Plain values."""
+
+from dataclasses import dataclass
+
+from app.experiments.sealing import PlanAccount
+from app.experiments.values import Experiment
+from app.metrics.values import Direction
+from app.reports.numbers import Measure
+from app.results.answer import ComparisonResult, DefinitionResult, Method, Results
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A finished page with the name under which it may be saved."""
+
+    filename: str
+    html: str
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """The answer with what is known about the experiment; `account` `None`: the plan cannot be looked at now."""
+
+    experiment: Experiment
+    results: Results
+    account: PlanAccount | None
+
+    @property
+    def control(self) -> str:
+        return self.experiment.control.key
+
+    def comparisons(self, metric: str) -> list[ComparisonResult]:
+        return [found for found in self.results.comparisons if found.metric == metric]
+
+    def measure(self, definition: DefinitionResult) -> Measure:
+        """Say how the metric's numbers are written. Shares are those that are compared as rates."""
+        is_share = any(found.method is Method.POOLED_Z for found in self.comparisons(definition.key))
+        return Measure(is_share=is_share, unit=None if is_share else definition.unit)
+
+    def variant_name(self, key: str) -> str:
+        found = self.experiment.variant_with_key(key)
+        return key if found is None else found.name
+
+
+def is_less_better(definition: DefinitionResult) -> bool:
+    return definition.direction is Direction.DOWN
+
+
+def label_of(found: ComparisonResult) -> str:
+    return f"{found.variant} against {found.control}"

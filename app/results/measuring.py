@@ -1,0 +1,239 @@
+"""What recipes measure for an answer, and how the analysis takes what they found. Plain functions, no I/O."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, time, timedelta
+from fractions import Fraction
+
+from app.experiments.values import Experiment
+from app.measurement.samples import covariate_sample_of, sample_of
+from app.measurement.values import MOST_DAYS, ArmMeasured, Asked, Days, Sums
+from app.metrics.values import AttachedMetric, Kind, Recipe, Selection
+from app.results.chosen import Chosen
+from app.results.measured import DailyArm, Measured, MeasuredArm, Shape
+from app.results.recipes import LARGEST_SUM
+from app.results.recipes import measured as observed
+from app.results.values import NOTHING_WANTED, Metric, Observations, Question, Subject, Wanted
+from app.stats.exact import to_float
+from app.stats.intervals import Interval
+from app.stats.quantiles import quantile_estimate
+from app.stats.reasons import NullReason
+from app.stats.samples import ArmEstimate, CovariateSample, Sample
+
+# A longer series of effects is no chart any more; every point of it has intervals that cost time.
+MOST_EFFECT_POINTS = 20_000
+
+_SHAPES: Mapping[Kind, Shape] = {
+    Kind.CONVERSION: Shape.RATE,
+    Kind.RETENTION: Shape.RATE,
+    Kind.FUNNEL: Shape.RATE,
+    Kind.COUNT: Shape.MEAN,
+    Kind.SUM: Shape.MEAN,
+    Kind.MEAN: Shape.RATIO,
+    Kind.RATIO: Shape.RATIO,
+    Kind.TIME_TO_FIRST: Shape.RATIO,
+    Kind.QUANTILE: Shape.QUANTILE,
+}
+# Built-in metrics whose number before the exposure is defined.
+_ADJUSTABLE = frozenset({Metric.CONVERSION_RATE, Metric.VALUE_PER_USER})
+_WITHOUT_COVARIATES = (
+    "The events before the exposures are too old for the stores, which have given them up, so that nothing is adjusted"
+    " by them."
+)
+_OWN_EVENTS = "The metric names its events itself: event_type does not narrow it."
+
+
+def wanted_of(chosen: Sequence[Chosen], question: Question, treatments: int) -> Wanted:
+    """Return what is measured by recipes; all else is observed.
+
+    Stored metrics are, and the percentile, which has its interval from there. Other built-in metrics are where they
+    are to be followed day by day or adjusted, which takes every user's own events; rollups have not got these.
+    """
+    by_days = follows_days(chosen, question)
+    recipes = {
+        item.key: recipe_of(item.attached, question)
+        for item in chosen
+        if item.attached is not None and (not item.is_built_in or _is_measured(Metric(item.key), question, by_days))
+    }
+    if not recipes:
+        return NOTHING_WANTED
+    return Wanted(
+        recipes=recipes,
+        most_days=min(MOST_DAYS, max(1, MOST_EFFECT_POINTS // (len(recipes) * treatments))) if by_days else 0,
+    )
+
+
+def follows_days(chosen: Sequence[Chosen], question: Question) -> bool:
+    """Tell whether metrics are measured day by day."""
+    asked = question.effect_over_time
+    return question.with_series and (any(not item.is_built_in for item in chosen) if asked is None else asked)
+
+
+def _is_measured(metric: Metric, question: Question, by_days: bool) -> bool:  # noqa: FBT001  # A fact, not a mode.
+    return metric is Metric.P95_VALUE or by_days or (question.cuped_days is not None and metric in _ADJUSTABLE)
+
+
+def recipe_of(attached: AttachedMetric, question: Question) -> Recipe:
+    """Return a metric's recipe; that of a built-in one is about the events that the question names."""
+    metric = attached.metric
+    if not Chosen(metric.key, attached).is_built_in:
+        return metric.recipe
+    recipe = replace(metric.recipe, selections=(Selection(question.event_types),))
+    return replace(recipe, covariate_days=question.cuped_days) if metric.key in _ADJUSTABLE else recipe
+
+
+def without_covariates(wanted: Wanted) -> Wanted:
+    """Return what is wanted, but nothing from before the exposures."""
+    return replace(
+        wanted, recipes={key: replace(recipe, covariate_days=None) for key, recipe in wanted.recipes.items()}
+    )
+
+
+def observed_question(question: Question, wanted: Wanted) -> Question:
+    """Return the question with those metrics alone that are not measured."""
+    return replace(question, metrics=tuple(key for key in question.metrics if key not in wanted.recipes))
+
+
+def asked_of(subject: Subject, question: Question, days: Days | None = None) -> Asked:
+    """Return the question as recipes are asked it."""
+    return Asked(
+        project_id=subject.project_id,
+        experiment_id=subject.experiment_id,
+        start=question.start,
+        end=question.end,
+        days=days,
+    )
+
+
+def days_of(seen: Observations, wanted: Wanted, until: datetime) -> Days | None:
+    """Return the days to follow: from the first exposure on, to the last one that has events.
+
+    What came before the first one of a series counts in it, so that one that is cut short begins with all before.
+    """
+    entries = [entry.time for arm in seen.arms.values() for entry in arm.entries]
+    if not (wanted.most_days and entries):
+        return None
+    # Events may be a day ahead of the clock, and no day is shown on which nothing changed.
+    last = (until + timedelta(days=1)).astimezone(UTC).date()
+    first = max(min(entries).astimezone(UTC).date(), last - timedelta(days=wanted.most_days - 1))
+    return Days(first, max(1, (last - first).days + 1))
+
+
+def metrics_of(
+    chosen: Sequence[Chosen],
+    experiment: Experiment,
+    question: Question,
+    wanted: Wanted,
+    observations: Observations,
+) -> list[Measured]:
+    """Return all metrics as the analysis takes them, wherever they were found.
+
+    wanted: what was measured in the end.
+    """
+    return [
+        _measured(item.attached, experiment, question, wanted, observations)
+        if item.attached is not None and item.key in wanted.recipes
+        else observed(Metric(item.key), experiment, observations)
+        for item in chosen
+    ]
+
+
+def _measured(
+    attached: AttachedMetric, experiment: Experiment, question: Question, wanted: Wanted, observations: Observations
+) -> Measured:
+    metric, recipe = attached.metric, wanted.recipes[attached.metric.key]
+    seen = observations.measured.get(metric.key, {})
+    arms = {
+        variant.id: _arm(recipe, seen.get(variant.id, _NOBODY), question.confidence) for variant in experiment.variants
+    }
+    if Chosen(metric.key, attached).is_built_in:
+        found = observed(Metric(metric.key), experiment, observations)
+        return replace(found, arms=arms, tested=True, kind=recipe.kind, notes=_notes(attached, recipe, question))
+    return Measured(
+        key=metric.key,
+        name=metric.name,
+        kind=recipe.kind,
+        shape=_SHAPES[recipe.kind],
+        arms=arms,
+        version=metric.version,
+        direction=metric.direction,
+        role=attached.role,
+        margin=attached.margin,
+        exploratory=attached.exploratory,
+        unit=metric.unit,
+        notes=_notes(attached, recipe, question),
+    )
+
+
+_NOBODY = ArmMeasured()
+
+
+def _notes(attached: AttachedMetric, recipe: Recipe, question: Question) -> tuple[str, ...]:
+    is_built_in = Chosen(attached.metric.key, attached).is_built_in
+    lost = recipe.covariate_days is None and recipe_of(attached, question).covariate_days is not None
+    return (
+        *((_OWN_EVENTS,) if question.event_types and not is_built_in else ()),
+        *((_WITHOUT_COVARIATES,) if lost else ()),
+    )
+
+
+def _arm(recipe: Recipe, seen: ArmMeasured, confidence: float) -> MeasuredArm:
+    if recipe.kind is Kind.QUANTILE:
+        return _quantile(seen, confidence)
+    return MeasuredArm(
+        sample=_sample(recipe, seen.sums),
+        covariate=_covariate(recipe, seen.sums),
+        daily=_daily(recipe, seen),
+        steps=seen.reached,
+    )
+
+
+def _sample(recipe: Recipe, sums: Sums) -> Sample:
+    if _in_range(sums):
+        return sample_of(recipe, sums)
+    per = sums.denominator if _SHAPES[recipe.kind] is Shape.RATIO else Fraction(sums.n)
+    value = sums.numerator / per if per else None
+    return ArmEstimate(n=sums.n, value=value, variance=None, null_reason=NullReason.OUT_OF_RANGE)
+
+
+def _covariate(recipe: Recipe, sums: Sums) -> CovariateSample | None:
+    return covariate_sample_of(recipe, sums) if _in_range(sums) else None
+
+
+def _in_range(sums: Sums) -> bool:
+    return (
+        max(
+            *(abs(sums.numerator), sums.numerator_squares, abs(sums.denominator), sums.denominator_squares),
+            *(abs(sums.products), abs(sums.covariate), sums.covariate_squares, abs(sums.covariate_products)),
+        )
+        <= LARGEST_SUM
+    )
+
+
+def _daily(recipe: Recipe, seen: ArmMeasured) -> tuple[DailyArm, ...]:
+    """Return the days on which something changed."""
+    before = Sums()
+    found = []
+    for day in seen.daily:
+        if day.sums != before:
+            found.append(DailyArm(time=datetime.combine(day.day, time(), UTC), sample=_sample(recipe, day.sums)))
+        before = day.sums
+    return tuple(found)
+
+
+def _quantile(seen: ArmMeasured, confidence: float) -> MeasuredArm:
+    if seen.quantile is None:
+        reason = None if seen.sums.n else NullReason.EMPTY_ARM
+        return MeasuredArm(sample=ArmEstimate(n=seen.sums.n, value=None, variance=None, null_reason=reason))
+    found = seen.quantile
+    return MeasuredArm(
+        sample=quantile_estimate(
+            found.value, users=seen.sums.n, lower=found.lower, upper=found.upper, confidence=confidence
+        ),
+        interval=Interval(
+            estimate=to_float(found.value),
+            lower=found.lower,
+            upper=found.upper,
+            null_reason=NullReason.TOO_FEW_UNITS if None in (found.lower, found.upper) else None,
+        ),
+    )

@@ -1,0 +1,88 @@
+"""Lines of users' numbers, and the process that reads them."""
+
+import io
+
+import msgspec
+import numpy as np
+import pytest
+
+from app.calibration.reading import CannotCalibrate, read_users
+from app.calibration.values import FEWEST_USERS, Column, Job
+from app.calibration.worker import END, Incomplete, Said, pieces, work
+
+_COLUMNS = (
+    Column(metric="spend", version=1, shape="mean", unit=1.0),
+    Column(metric="per_order", version=1, shape="ratio", unit=0.5),
+)
+
+
+def _lines(users: int = FEWEST_USERS) -> bytes:
+    """Return users 10, 20, ... of whom the second spent 3 units of an eighth, and 4 units in 2 orders."""
+    rows = [f"0,0,{10 * number},{10 * number},0,0" for number in range(users, 0, -1)]
+    rows += ["1,0,20,3,0,0", "2,0,0,0,3,0", "1,1,20,4,2,0"]
+    return "".join(f"{row}\n" for row in rows).encode()
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_read_users__however_cut__finds_everybodys_numbers(size: int) -> None:
+    text = _lines()
+    users = read_users(_COLUMNS, (text[start : start + size] for start in range(0, len(text), size)))
+
+    spend, per_order = users.numbers
+    expected = np.zeros(FEWEST_USERS)
+    expected[1] = 3 / 8
+    assert np.array_equal(spend.numerator, expected)
+    assert not spend.denominator.any()
+    assert (per_order.numerator[1], per_order.denominator[1]) == (2.0, 2.0)
+    assert np.array_equal(users.units, np.arange(FEWEST_USERS))
+    assert users.n_units == FEWEST_USERS
+
+
+def test_read_users__groups__are_counted_from_0() -> None:
+    text = b"".join(f"0,0,{number},{-(number % 3) - 1},0,0\n".encode() for number in range(30))
+    users = read_users(_COLUMNS[:1], [text])
+    assert users.n_units == 3
+    assert len(set(users.units[::3])) == 1
+
+
+def test_read_users__too_few__says_how_many() -> None:
+    with pytest.raises(CannotCalibrate, match=r"has 19 users"):
+        read_users(_COLUMNS, [_lines(19)])
+    with pytest.raises(CannotCalibrate, match=r"has 0 users"):
+        read_users(_COLUMNS, [])
+
+
+@pytest.mark.parametrize("before", [b"", b"1,2\n", b"x" * 3_000_000 + b"\n"])
+def test_pieces__last_line__is_cut_off(before: bytes) -> None:
+    assert b"".join(pieces(io.BytesIO(before + END))) == before
+
+
+@pytest.mark.parametrize("text", [b"", b"1,2\n", b"1,2\nend"])
+def test_pieces__no_last_line__is_incomplete(text: bytes) -> None:
+    with pytest.raises(Incomplete):
+        list(pieces(io.BytesIO(text)))
+
+
+def _said(text: bytes, columns: tuple[Column, ...] = _COLUMNS) -> list[Said]:
+    job = Job(resplits=100, seed=1, alpha=0.05, columns=columns)
+    sink = io.BytesIO()
+    work(io.BytesIO(msgspec.json.encode(job) + b"\n" + text), sink)
+    return [msgspec.json.decode(line, type=Said) for line in sink.getvalue().splitlines()]
+
+
+def test_work__all_lines__ends_with_the_result() -> None:
+    *before, last = _said(_lines(200) + END)
+    assert all(said.progress is not None for said in before)
+    assert last.result is not None
+    assert last.result.users == 200
+    assert [found.metric for found in last.result.metrics] == ["spend", "per_order"]
+
+
+def test_work__too_few_users__says_why() -> None:
+    (said,) = _said(_lines(3) + END)
+    assert said.result is None
+    assert said.failure is not None
+
+
+def test_work__cut_off__says_nothing() -> None:
+    assert _said(_lines(200)) == []

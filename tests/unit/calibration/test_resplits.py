@@ -1,0 +1,157 @@
+"""Splitting and testing: a test that keeps its level is found to, and one that does not is found out."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from app.calibration.resplits import Indexes, Numbers, UserNumbers, Users, bounds, calibrate, histogram, uniformity
+from app.calibration.values import HISTOGRAM_BINS, CalibrationResult, Column, Job, MetricCalibration
+from app.results.contrasts import contrast
+from app.results.measured import Measured, MeasuredArm
+from app.stats.samples import MeanSample, Proportion, RatioSample
+
+_ONE_BY_ONE: dict[str, Any] = {"version": None, "unit": 1.0}
+_RATE = Column(metric="rate", shape="rate", **_ONE_BY_ONE)
+_MEAN = Column(metric="mean", shape="mean", **_ONE_BY_ONE)
+_RATIO = Column(metric="ratio", shape="ratio", **_ONE_BY_ONE)
+
+
+def _job(*columns: Column, resplits: int = 1000, seed: int = 1, alpha: float = 0.05) -> Job:
+    return Job(resplits=resplits, seed=seed, alpha=alpha, columns=columns)
+
+
+def _users(*numbers: Numbers | tuple[Numbers, Numbers], units: Indexes | None = None) -> Users:
+    both = [own if isinstance(own, tuple) else (own, np.zeros(len(own))) for own in numbers]
+    alone = np.arange(len(both[0][0]))
+    return Users([UserNumbers(x, y) for x, y in both], alone if units is None else units)
+
+
+def _by_metric(result: CalibrationResult) -> dict[str, MetricCalibration]:
+    return {found.metric: found for found in result.metrics}
+
+
+def _population(n: int = 4000) -> tuple[Numbers, Numbers, tuple[Numbers, Numbers]]:
+    """Return converters, long-tailed revenue, and revenue with numbers of orders."""
+    random = np.random.default_rng(7)
+    orders = random.poisson(0.6, n).astype(float)
+    revenue = orders * random.lognormal(3, 0.8, n)
+    return (random.random(n) < 0.1).astype(float), revenue, (revenue, orders)
+
+
+def test_calibrate__users_as_units__every_test_keeps_its_level() -> None:
+    result = calibrate(_job(_RATE, _MEAN, _RATIO), _users(*_population()))
+
+    assert (result.users, result.units, result.alpha) == (4000, 4000, 0.05)
+    for found in result.metrics:
+        assert (found.resplits, found.undefined, found.null_reason) == (1000, 0, None)
+        assert found.inside, found
+        assert found.false_positive_rate == found.false_positives / 1000
+        assert sum(found.p_value_histogram) == 1000
+        assert found.always_valid_false_positive_rate is not None
+        assert found.always_valid_false_positive_rate < 0.01
+    assert _by_metric(result)["ratio"].ks_p_value == pytest.approx(0.5, abs=0.499)
+
+
+def test_calibrate__members_of_households_alike__is_found_to_be_outside() -> None:
+    """The experiment decides by household, and the test takes users for independent."""
+    random = np.random.default_rng(3)
+    household = np.repeat(np.arange(500), 6)
+    spending = random.normal(50, 20, 500)[household] + random.normal(0, 5, 3000)
+    converted = (random.random(500) < 0.3)[household].astype(float)
+
+    together = calibrate(_job(_MEAN, _RATE), _users(spending, converted, units=household))
+    alone = calibrate(_job(_MEAN, _RATE), _users(spending, converted))
+
+    assert (together.users, together.units) == (3000, 500)
+    for found in together.metrics:
+        assert found.inside is False
+        assert found.false_positive_rate is not None
+        assert found.upper is not None
+        assert found.false_positive_rate > 3 * found.upper
+        assert found.ks_p_value is not None
+        assert found.ks_p_value < 1e-6
+    assert all(found.inside for found in alone.metrics)
+
+
+def test_calibrate__one_user_holds_nearly_all__is_found_to_be_outside() -> None:
+    """The test of means is too careful where one value decides everything."""
+    values = np.ones(200)
+    values[0] = 1e6
+
+    (found,) = calibrate(_job(_MEAN), _users(values)).metrics
+
+    assert found.inside is False
+    assert found.false_positive_rate == 0.0
+
+
+def test_calibrate__same_seed__gives_the_same_and_another_other_splits() -> None:
+    users = _users(*_population(500))
+    first = calibrate(_job(_RATE, _MEAN, _RATIO, resplits=100, seed=5), users)
+    assert calibrate(_job(_RATE, _MEAN, _RATIO, resplits=100, seed=5), users) == first
+    assert calibrate(_job(_RATE, _MEAN, _RATIO, resplits=100, seed=6), users) != first
+    # What is asked beside a metric does not change it.
+    assert calibrate(_job(_RATE, resplits=100, seed=5), _users(_population(500)[0])).metrics[0] == first.metrics[0]
+
+
+def test_calibrate__its_p_values__are_those_of_the_results_own_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[MeasuredArm, MeasuredArm]] = []
+
+    def watching(metric: Measured, control: MeasuredArm, treatment: MeasuredArm, confidence: float) -> Any:
+        seen.append((control, treatment))
+        return contrast(metric, control, treatment, confidence)
+
+    monkeypatch.setattr("app.calibration.resplits.contrast", watching)
+    rates, revenue, (x, y) = _population(300)
+    calibrate(_job(_RATE, _MEAN, _RATIO, resplits=100), _users(rates, revenue, (x, y)))
+
+    for own, other in seen:
+        whole = [half.sample for half in (own, other)]
+        match whole:
+            case [Proportion() as a, Proportion() as b]:
+                assert (a + b) == Proportion(int(rates.sum()), 300)
+            case [MeanSample() as c, MeanSample() as d]:
+                assert c.n + d.n == 300
+                assert float(c.sum_values + d.sum_values) == pytest.approx(revenue.sum())
+            case [RatioSample() as e, RatioSample() as f]:
+                assert float((e + f).sums.products) == pytest.approx((x * y).sum())
+    assert len(seen) == 300
+    # A split is of users: nobody is in both halves, and hardly ever are they of equal size.
+    sizes = [own.sample.estimate().n for own, _ in seen[::3]]
+    assert min(sizes) > 100
+    assert len(set(sizes)) > 10
+
+
+def test_calibrate__nothing_varies__is_undefined_and_says_why() -> None:
+    (found,) = calibrate(_job(_MEAN, resplits=100), _users(np.full(100, 4.0))).metrics
+    assert (found.undefined, found.false_positive_rate, found.inside) == (100, None, None)
+    assert (found.lower, found.upper, found.ks_p_value, found.null_reason) == (None, None, None, "ZERO_VARIANCE")
+    assert found.value == 4.0
+
+
+def test_calibrate__progress__rises_to_1() -> None:
+    said: list[float] = []
+    calibrate(_job(_RATE, resplits=100), _users(_population(200)[0]), said.append)
+    assert said[-1] == 1.0
+    assert all(before < after for before, after in itertools.pairwise(said))
+
+
+@pytest.mark.parametrize(("n", "alpha"), [(100, 0.05), (1000, 0.05), (10_000, 0.01), (137, 0.5)])
+def test_bounds__any_number__are_binomial_quantiles(n: int, alpha: float) -> None:
+    lower, upper = bounds(n, alpha)
+    expected = [stats.binom.ppf(level, n, alpha) / n for level in (0.005, 0.995)]
+    assert (lower, upper) == pytest.approx(tuple(expected))
+
+
+def test_histogram__ends__belong_to_the_first_and_last_bin() -> None:
+    counts = histogram([0.0, 0.049, 0.05, 0.999, 1.0])
+    assert (counts[0], counts[1], counts[-1], len(counts)) == (2, 1, 2, HISTOGRAM_BINS)
+
+
+def test_uniformity__p_values__is_close_to_the_exact_test() -> None:
+    random = np.random.default_rng(1)
+    for sample in (random.random(200), random.random(1000) ** 1.1, random.random(100) ** 2):
+        exact = stats.kstest(sample, "uniform").pvalue
+        assert uniformity(sample.tolist()) == pytest.approx(exact, abs=0.01)

@@ -1,0 +1,291 @@
+"""The page: complete, closed to every name, and sound with everything, little and nothing to show."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from html.parser import HTMLParser
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from app.experiments.lifecycle import Status
+from app.experiments.sealing import PlanAccount, Verdict
+from app.metrics.values import Direction, Role
+from app.reports.glossary import GLOSSARY
+from app.reports.page import SECURITY_POLICY, page
+from app.reports.values import Material
+from app.results.analysis import analyse, answer
+from app.results.answer import BreakdownResult, FamilyResult, SegmentResult
+from app.results.measured import DailyArm, Measured, MeasuredArm, Shape
+from app.results.reading import PLAIN, Pair, Reading
+from app.results.values import Metric, Observations, Question
+from app.stats.samples import Proportion
+from tests.unit.reports.material import HERE, HOSTILE, attached, material, planned, rates
+from tests.unit.results.arms import STARTED, arm, experiment, observed
+
+# An HTML parser closes these by itself.
+_VOID = {"meta", "br"}
+_ALLOWED = {
+    *("html", "head", "meta", "title", "style", "body", "main", "header", "section", "div", "h1", "h2", "h3", "p"),
+    *("ul", "li", "dl", "dt", "dd", "table", "caption", "thead", "tbody", "tr", "th", "td", "code", "small", "strong"),
+    *("bdi", "figure", "svg", "desc", "text", "line", "polyline", "polygon", "rect", "path", "defs", "pattern"),
+    *("g", "clippath"),
+}
+_REFERENCES = {"src", "href", "xlink:href", "action", "data", "poster", "srcset", "style"}
+
+
+class _Reader(HTMLParser):
+    """Reads a page, and fails where elements do not close in their order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words)).replace("\N{NO-BREAK SPACE}", " ")
+
+    def of(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.elements if tag == name]
+
+
+def _read(html: str) -> _Reader:
+    reader = _Reader()
+    reader.feed(html)
+    reader.close()
+    assert reader.open == []
+    return reader
+
+
+def _check(html: str) -> _Reader:
+    """Check what has to be true of every report."""
+    reader = _read(html)
+    assert {tag for tag, _ in reader.elements} <= _ALLOWED
+    for tag, attributes in reader.elements:
+        assert not {name for name in attributes if name.startswith("on")}, (tag, attributes)
+        assert not _REFERENCES & set(attributes), (tag, attributes)
+    assert not re.search(r"(nan|inf)[\s,\"<%]", html)
+    assert "None" not in reader.text
+    # What points to an element finds it, and no two have the same id.
+    ids = [attributes["id"] for _, attributes in reader.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for svg in reader.of("svg"):
+        assert svg["role"] == "img"
+        assert {*str(svg["aria-labelledby"]).split()} <= set(ids)
+    assert set(re.findall(r"url\(#([^)]+)\)", html)) <= set(ids)
+    assert not re.search(r"url\((?!#)|@import|https?://|javascript:", html)
+    levels = [int(tag[1]) for tag, _ in reader.elements if re.fullmatch(r"h[1-6]", tag)]
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert len(reader.of("caption")) == len(reader.of("table"))
+    assert all(head.get("scope") in {"row", "col"} for head in reader.of("th"))
+    return reader
+
+
+def test_page__everything_there_is__shows_it_all() -> None:
+    made = material()
+    html = page(made)
+    reader = _check(html)
+
+    assert html.startswith("<!DOCTYPE html>")
+    assert {"http-equiv": "Content-Security-Policy", "content": SECURITY_POLICY} in reader.of("meta")
+    for said in (
+        *("Keep running", "PRIMARY_BETTER", "A shorter form lets more people finish", "6,000 users of all variants"),
+        *("Verified: the plan is as it was sealed", "Lawfully changed since: traffic_pct", "0123456789abcdef"),
+        *("The shares are as planned", "OVERRIDE", "TWO_VARIANTS", "exploratory, so it proves nothing"),
+        *("CUPED, variance", "p, Holm", "p, BH", "always valid", "Chance to be better", "Expected loss if shipped"),
+        *("clickhouse, postgresql", "2026-03-21 23:59:58 UTC", "Hash of the question", "NOT_STORED", "Guardrail:"),
+        *("Less is better", "Prior of shares: Beta(1, 1)", "Prior of other differences: flat", "EUR"),
+    ):
+        assert said in reader.text, said
+    assert made.results.provenance.query_hash in reader.text
+    for word, meaning in GLOSSARY:
+        assert word in reader.text
+        assert meaning.split(".")[0] in reader.text
+    # One of intervals, one of exposures, and for each tested comparison one over time and one of the posterior.
+    assert len(reader.of("svg")) == 2 + 2 * 6
+
+
+def test_page__numbers__are_those_of_the_answer() -> None:
+    made = material(2)
+    text = _check(page(made)).text
+    (found,) = [one for one in made.results.comparisons if one.metric == "signup"]
+    assert found.difference is not None
+    assert found.difference_ci_lower is not None
+    assert found.lift is not None
+    assert f"+{100 * found.difference:.3f} pp" in text
+    assert f"+{100 * found.difference_ci_lower:.3f} to" in text
+    assert f"+{100 * found.lift:.2f} %" in text
+    control = made.results.variants[0].metrics["signup"]
+    assert control.value is not None
+    assert f"{100 * control.value:.4g} %" in text
+
+
+def _hostile() -> Material:
+    """Return a report in which every text that anybody else writes tries to break out."""
+    made = material()
+    variants = tuple(replace(variant, name=HOSTILE) for variant in made.experiment.variants)
+    metrics = (
+        attached("signup", Role.PRIMARY, name=HOSTILE, unit=HOSTILE),
+        attached("refunds", Role.GUARDRAIL, name=HOSTILE, unit=HOSTILE, direction=Direction.DOWN, margin=0.02),
+    )
+    plan = replace(made.experiment.plan, hypothesis=HOSTILE)
+    hostile = replace(made.experiment, name=HOSTILE, description=HOSTILE, variants=variants, metrics=metrics, plan=plan)
+    definitions = tuple(replace(one, name=HOSTILE, unit=HOSTILE, notes=(HOSTILE,)) for one in made.results.definitions)
+    metadata = replace(made.results.metadata, event_types=(HOSTILE,), context={HOSTILE: HOSTILE})
+    results = replace(made.results, definitions=definitions, metadata=metadata)
+    parts = tuple(
+        SegmentResult(
+            value=value,
+            is_rest=is_rest,
+            users=7,
+            srm=results.srm,
+            variants=results.variants,
+            comparisons=results.comparisons,
+        )
+        for value, is_rest in ((HOSTILE, False), (None, True), (None, False))
+    )
+    family = FamilyResult(comparisons=9, tested=9, text="All of them.")
+    results = replace(results, breakdown=BreakdownResult(attribute=HOSTILE, segments=parts, family=family))
+    account = PlanAccount(HOSTILE, hostile.seal, Verdict((HOSTILE,), (HOSTILE,)))
+    return Material(hostile, results, account)
+
+
+def test_page__hostile_texts__stay_texts() -> None:
+    html = page(_hostile())
+    reader = _check(html)
+    assert HOSTILE.replace("\N{NO-BREAK SPACE}", " ") in reader.text
+    assert "<script" not in html
+    assert "<img" not in html
+    assert "onerror=" not in re.sub(r"&[a-z#0-9]+;", "", html).replace("onerror=alert", "")
+    assert reader.of("script") == reader.of("img") == []
+    # As many pictures as without: none has come, and none was closed too early.
+    assert len(reader.of("svg")) == len(_read(page(material())).of("svg"))
+
+
+def _empty(**fields: Any) -> Iterator[tuple[str, Material]]:
+    nobody = experiment(2, **{"started_at": None, "status": Status.DRAFT, **fields})
+    question = Question(metrics=tuple(Metric))
+    yield "draft", Material(nobody, answer(nobody, question, Observations({}), HERE), PlanAccount("{}", None, None))
+    one = observed(arm(1), arm(1, 1))
+    yield "one user", Material(nobody, answer(nobody, question, one, HERE), None)
+    same = observed(arm(500, 500), arm(500, 500))
+    yield "no variance", Material(nobody, answer(nobody, question, same, HERE), None)
+    none = observed(arm(500), arm(500, 3))
+    yield "nothing in the control", Material(nobody, answer(nobody, question, none, HERE), None)
+    skewed = observed(arm(900, 90, values=(1e308, 1e-308)), arm(100, 50, values=(3.0,)))
+    yield "mismatch", Material(nobody, answer(nobody, question, skewed, HERE), None)
+    without = Question(metrics=tuple(Metric), include_ci=False, with_series=False)
+    yield "no intervals", Material(nobody, answer(nobody, without, skewed, HERE), None)
+
+
+@pytest.mark.parametrize(("name", "made"), list(_empty()), ids=lambda value: value if isinstance(value, str) else "")
+def test_page__little_to_show__says_so_and_breaks_nothing(name: str, made: Material) -> None:
+    text = _check(page(made)).text
+    if name == "draft":
+        assert "Nobody has been exposed yet" in text
+        assert "Not sealed" in text
+        assert "NOT_STARTED" in text
+    elif name == "mismatch":
+        assert "Sample ratio mismatch (p < 0.0001)" in text
+        assert "Cannot be looked at now" in text
+
+
+def test_page__broken_seal__is_loud() -> None:
+    made = material()
+    broken = PlanAccount("{}", made.experiment.seal, Verdict(("seed is not what was sealed",), ()))
+    text = _check(page(replace(made, account=broken))).text
+    assert "BROKEN: seed is not what was sealed" in text
+    assert "Verified" not in text
+
+
+def test_page__one_day_alone__has_its_picture() -> None:
+    found = planned(2, metrics=())
+    arms = {
+        number: MeasuredArm(
+            sample=Proportion(20 + number, 100),
+            daily=(DailyArm(time=STARTED, sample=Proportion(20 + number, 100)),),
+        )
+        for number in (1, 2)
+    }
+    results = analyse(
+        found,
+        Question(),
+        PLAIN,
+        [Measured(key="signup", shape=Shape.RATE, arms=arms)],
+        observed(arm(100), arm(100)),
+        HERE,
+    )
+    _check(page(Material(found, results, None)))
+
+
+def test_page__many_metrics_and_variants__leaves_pictures_out_and_says_so() -> None:
+    found = planned(5, metrics=())
+    metrics = [rates(f"metric_{number}", (0.2, 0.21, 0.2, 0.19, 0.2), users=600) for number in range(20)]
+    seen = observed(*(arm(600) for _ in range(5)))
+    reader = _check(page(Material(found, analyse(found, Question(), PLAIN, metrics, seen, HERE), None)))
+    assert "20 more pictures are left out" in reader.text
+    assert len(reader.of("svg")) == 1 + 60 + 60
+
+
+def test_page__pairs_and_priors__are_named() -> None:
+    reading = Reading(
+        compare=(Pair("treatment_2", "treatment_1"),),
+        prior_alpha=2,
+        prior_beta=8,
+        prior_lift_mean=0,
+        prior_lift_std=0.1,
+    )
+    text = _check(page(material(reading=reading))).text
+    assert "treatment_2 against treatment_1" in text
+    assert "Prior of shares: Beta(2, 8)." in text
+    assert "normal, mean 0, standard deviation 0.1" in text
+
+
+def test_page__funnel__shows_how_many_got_how_far() -> None:
+    made = material(2)
+    variants = tuple(
+        replace(
+            variant,
+            metrics={
+                key: replace(found, steps=(1200, 800 + 100 * number) if key == "signup" else None)
+                for key, found in variant.metrics.items()
+            },
+        )
+        for number, variant in enumerate(made.results.variants)
+    )
+    text = _check(page(replace(made, results=replace(made.results, variants=variants)))).text
+    assert "signup: users who got as far" in text
+    assert "Step 2" in text
+    assert "1,200 900" in text
+
+
+def test_page__parts_of_the_users__have_their_own_numbers() -> None:
+    text = _check(page(_hostile())).text
+    assert "signup in each part of the users" in text
+    assert "all other values" in text
+    assert "without a value" in text
+
+
+def test_page__question_narrowed__says_to_what() -> None:
+    question = Question(start=STARTED, end=STARTED + timedelta(days=3), event_types=("buy",), include_overrides=True)
+    text = _check(page(material(question=question))).text
+    assert "from 2026-03-01 00:00:00 UTC to before 2026-03-04 00:00:00 UTC" in text
+    assert "buy" in text
+    assert "users with a forced variant are included" in text
