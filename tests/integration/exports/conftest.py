@@ -1,6 +1,7 @@
-"""A service of its own with a million events, whose memory nobody else uses."""
+"""A service of its own with many events, whose memory nobody else uses."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,7 +13,8 @@ from tests.factories import Json, make_experiment
 from tests.service_process import TOKEN, ServiceProcess, running_service
 
 USERS = 200_000
-EVENTS = 1_000_000
+# EXPORT_EVENTS=10000000 is the long form.
+EVENTS = int(os.environ.get("EXPORT_EVENTS", "300000"))
 
 _ASSIGNMENTS = f"""
 INSERT INTO assignments (experiment_id, user_id, variant_id, source, experiment_version, assigned_at)

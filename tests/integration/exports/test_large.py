@@ -1,4 +1,4 @@
-"""A million rows in each form: exact, in bounded memory and time; and what is left when a download is broken off."""
+"""Many rows in each form: exact, in bounded memory and time; and what is left when a download is broken off."""
 
 import csv
 import time
@@ -20,7 +20,7 @@ _MIB = 1024 * 1024
 # What the service's memory may grow by while it exports, whatever the size of the export: buffers of the two
 # connections; for Parquet pyarrow itself and a row group as text, as a table and encoded.
 _MOST_GROWTH = {"csv": 24 * _MIB, "json": 24 * _MIB, "parquet": 160 * _MIB}
-_LONGEST_S = 30.0
+_LONGEST_S = 30.0 * max(1.0, EVENTS / 1_000_000)
 _FORMS = ("csv", "json", "parquet")
 _NAMES = ("event_id", "user_id", "variant", "event_type", "timestamp", "value", "properties")
 _Read = tuple[str, str, str, str, str, float, str | None]
@@ -44,7 +44,7 @@ pytestmark = pytest.mark.xdist_group("large-export")
 
 
 @pytest.mark.parametrize("form", _FORMS)
-def test_export__of_a_million_events__is_exact_in_bounded_memory_and_time(
+def test_export__of_many_events__is_exact_in_bounded_memory_and_time(
     large: Large, form: str, tmp_path: Path
 ) -> None:
     service = psutil.Process(large.service.process.pid)
@@ -106,7 +106,7 @@ def _assert_exact(rows: Iterable[_Read]) -> None:
         seen[i] += 1
         assert event_id[:24] == "00000000-0000-0000-0000-"
         assert (user_id, variant, event_type) == (f"user-{i % USERS}", f"v{i % 2}", f"type {i % 5}")
-        assert (timestamp, value) == (f"2026-01-02T00:00:00.{i:06d}Z", i / 7.0)
+        assert (timestamp, value) == (f"2026-01-02T00:00:{i // 10**6:02d}.{i % 10**6:06d}Z", i / 7.0)
         assert properties == (None if i % 3 else f'{{"i": {i}}}')
     assert seen == b"\x01" * EVENTS
 

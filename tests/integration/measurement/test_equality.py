@@ -190,7 +190,7 @@ _keyed = st.lists(_recipes(), min_size=2, max_size=4).map(
 )
 # Every example takes many round trips, so shrinking would take minutes.
 _MANY = settings(
-    max_examples=20,
+    max_examples=10,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],

@@ -174,7 +174,7 @@ def cold(world: World) -> ColdStore:
 
 # Every example takes a dozen round trips, so shrinking would take minutes.
 _MANY = settings(
-    max_examples=40,
+    max_examples=15,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],

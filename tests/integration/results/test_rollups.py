@@ -151,7 +151,7 @@ def _building(world: World, connection: asyncpg.Connection, **sizes: int) -> Bui
 
 
 MANY = settings(
-    max_examples=40,
+    max_examples=15,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],

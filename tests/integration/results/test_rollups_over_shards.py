@@ -14,7 +14,7 @@ connection = test_rollups.connection
 
 
 # Every statement goes to both shards, which takes its time.
-@settings(test_rollups.MANY, max_examples=10)
+@settings(test_rollups.MANY, max_examples=4)
 @test_rollups.ANY_STREAM
 async def test_observations__rollups_over_two_shards__equal_raw_ones(
     world: World, connection: asyncpg.Connection, **stream: Any
