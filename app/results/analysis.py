@@ -19,7 +19,7 @@ from app.results.parts import comparisons_of, family_of, sample_ratio, variants_
 from app.results.provenance import Provenance, provenance_of
 from app.results.reading import PLAIN, Reading
 from app.results.recipes import measured
-from app.results.runtime import Target, forecast
+from app.results.runtime import Stream, Target, forecast
 from app.results.series import length_of
 from app.results.values import Metric, Observations, Question
 
@@ -111,7 +111,12 @@ def _summary(page: Page, *, srm_mismatch: bool) -> Summary:
         metric, metric.of(control.variant.id), metric.of(smallest.variant.id), question.confidence
     )
     runtime = forecast(
-        [arm.seen.entries for arm in page.arms],
+        Stream(
+            entries=[arm.seen.entries for arm in page.arms],
+            width=question.granularity.width,
+            started_at=page.experiment.started_at,
+            has_lump=question.start is not None,
+        ),
         users=page.users,
         now=page.now,
         running=page.experiment.status is Status.RUNNING and not page.has_ended,
@@ -175,6 +180,7 @@ def _metadata(page: Page, comparisons: Sequence[ComparisonResult]) -> Metadata:
         min_sample=question.min_sample,
         include_ci=question.include_ci,
         include_overrides=question.include_overrides,
+        cuped_days=question.cuped_days,
         context={wanted.name: wanted.value for wanted in question.context},
         total_users=page.users,
         source=provenance.source,

@@ -399,6 +399,7 @@ class Metadata:
     min_sample: int
     include_ci: bool
     include_overrides: bool
+    cuped_days: int | None
     context: Mapping[str, str]
     total_users: int
     source: Source

@@ -18,6 +18,8 @@ class Chosen:
     key: str
     # `None` for totals, which no experiment uses.
     attached: AttachedMetric | None
+    # Whether the experiment uses it.
+    is_own: bool = False
 
     @property
     def is_built_in(self) -> bool:
@@ -77,7 +79,10 @@ def chosen(
     if unknown:
         raise Invalid([_unknown(name, asked) for name in unknown])
     attached = {item.metric.key: item for item in experiment.metrics}
-    return tuple(Chosen(name, attached.get(name) or _by_itself(experiment, name, found)) for name in names)
+    return tuple(
+        Chosen(name, attached.get(name) or _by_itself(experiment, name, found), is_own=name in attached)
+        for name in names
+    )
 
 
 def _by_itself(experiment: Experiment, name: str, found: Mapping[str, StoredMetric]) -> AttachedMetric | None:

@@ -220,7 +220,7 @@ class ColdStore:
         whole = await self._rows(subject, plain, watermark, most_slots=most_slots, tail=tail, steps=steps)
         seen = observations_of(whole, with_series=question.with_series)
         if wanted.recipes:
-            days = days_of(seen, wanted, until or watermark)
+            days = days_of(seen, plain, wanted, until or watermark)
             seen = with_measured(seen, await self._measured(subject, plain, wanted, watermark, tail, days))
         if question.breakdown is None:
             return seen
@@ -315,7 +315,7 @@ def _counting_with_rollups(
 ) -> tuple[str, ...]:
     return (
         exposed_cold.barred(subject),
-        *rolled_up.counting(question, conditions, exposed_cold.is_barred(subject), with_tail=with_tail),
+        *rolled_up.counting(question, conditions, with_tail=with_tail),
         exposed_cold.judged(subject, question, only_left_out=True),
         _LEFT_OUT,
     )

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 from app.metrics.values import Role
 from app.results.answer import DecisionResult, Verdict
+from app.results.circumstances import Circumstances, Evidence
 from app.results.contrasts import Contrast
-from app.results.decision import Circumstances, Evidence, decide_on
+from app.results.decision import decide_on
 from app.results.measured import Measured
 from app.results.page import Page
 from app.results.values import Question
@@ -65,6 +66,8 @@ def decision_on(page: Page, *, srm_mismatch: bool) -> DecisionResult:
     primary = by_key.get(planned or page.metrics[0].key)
     guards = [key for key, item in promised.items() if item.role is Role.GUARDRAIL]
     tested = primary is not None and primary.tested
+    # Stored metrics name their events themselves.
+    of_named_events = [by_key[key] for key in (planned, *guards) if key in by_key and by_key[key].version is None]
     return decide_on(
         Circumstances(
             metric=planned or page.metrics[0].key,
@@ -82,7 +85,7 @@ def decision_on(page: Page, *, srm_mismatch: bool) -> DecisionResult:
             spending=Spending.OBRIEN_FLEMING if plan.spending is None else Spending(plan.spending.value),
             primary_not_asked=primary is None,
             guardrails_not_asked=tuple(key for key in guards if key not in by_key),
-            part_of_the_data=_is_part(question, planned=planned is not None),
+            part_of_the_data=_is_part(question, narrowed=bool(question.event_types and of_named_events)),
         ),
         page.control.variant.key,
         {} if primary is None else _evidence(page, primary),
@@ -90,11 +93,14 @@ def decision_on(page: Page, *, srm_mismatch: bool) -> DecisionResult:
     )
 
 
-def _is_part(question: Question, *, planned: bool) -> bool:
-    """Tell whether the answer is about less, or more, than the experiment as it was planned."""
-    narrowed = bool(question.context) or question.start is not None or question.end is not None
-    # Without a plan, event types are what the caller means by the metric.
-    return narrowed or question.include_overrides or (planned and bool(question.event_types))
+def _is_part(question: Question, *, narrowed: bool) -> bool:
+    """Tell whether the answer is about less, or more, than the experiment as it was planned.
+
+    narrowed: a planned metric is of other events than planned. Without a plan, event types are what the caller means
+    by the metric.
+    """
+    of_some = bool(question.context) or question.start is not None or question.end is not None
+    return of_some or question.include_overrides or narrowed
 
 
 def _evidence(page: Page, metric: Measured) -> dict[str, Evidence]:

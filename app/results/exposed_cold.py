@@ -7,15 +7,13 @@ Each part is left open for the next one to close. What is in force is put togeth
     stored      assignments                     user_id, variant_id, exposed_at (the assignment), context
     overridden  overrides in force              user_id, variant_id, exposed_at
     sighted     exposure events                 user_id, ts, named (the variant's id; 0: none, or of elsewhere)
-    strayed     who was shown another variant   user_id, variant_id (each that was not shown)
+    strayed     who was shown another variant   user_id
     shown       who was exposed by an event     like `stored`; `exposed_at` is the event's time
-    candidates  who counts unless left out      user_id, variant_id, held (the same), exposed_at, context, planned (0:
-                                                by an override)
+    candidates  who counts unless left out      user_id, variant_id, exposed_at, context, planned (0: by an override)
     exposed     who counts                      user_id, variant_id, exposed_at, planned
-    judged      candidates, and what is against variant_id, exposed_at, planned, reason (0: nothing; else the place
-                them                            of the `Exclusion`, from 1)
+    judged      candidates, and why not they    variant_id, exposed_at, planned, reason (from 1; 0: they count)
     assigned    how many would by assignment    variant_id, users
-    barred      whose rolled up events go       user_id; besides those of `strayed`
+    barred      whose rolled up events go       user_id
 
 of which a statement has those that it needs.
 """
@@ -77,10 +75,12 @@ _STRAYED = """
 ), (
     SELECT count() > 0 FROM (SELECT 1 FROM sighted WHERE named <> 0 LIMIT 1)
 ) AS any_named, strayed AS (
-    SELECT user_id, arrayJoin(arrayFilter(id -> id <> named, {variant_ids:Array(Int64)})) AS variant_id
-    FROM sighted WHERE named <> 0"""
-_SIGHTED_SINCE = """ AND ts >= {since:DateTime64(6, 'UTC')}"""
-_SIGHTED_UNTIL = """ AND ts < {until:DateTime64(6, 'UTC')}"""
+    SELECT sighted.user_id AS user_id FROM sighted INNER JOIN (
+        SELECT user_id, variant_id FROM stored
+    ) AS holding ON sighted.user_id = holding.user_id
+    WHERE sighted.named <> 0 AND sighted.named <> holding.variant_id"""
+_SIGHTED_SINCE = """ AND sighted.ts >= {since:DateTime64(6, 'UTC')}"""
+_SIGHTED_UNTIL = """ AND sighted.ts < {until:DateTime64(6, 'UTC')}"""
 _SHOWN = """
 ), shown AS (
     SELECT holding.user_id AS user_id, any(holding.variant_id) AS variant_id, min(sighted.ts) AS exposed_at,
@@ -93,12 +93,12 @@ _SHOWN = """
 _CANDIDATES = """
 ), candidates AS (
     {by_plan} FROM {exposures}"""
-_BY_PLAN = "SELECT user_id, variant_id, variant_id AS held, exposed_at, context, 1 AS planned"
+_BY_PLAN = "SELECT user_id, variant_id, exposed_at, context, 1 AS planned"
 _NOT_OVERRIDDEN = "user_id NOT IN (SELECT user_id FROM overridden)"
 _AND_WITH_OVERRIDES = f""" WHERE {_NOT_OVERRIDDEN}
     UNION ALL
-    SELECT overridden.user_id AS user_id, overridden.variant_id AS variant_id, overridden.variant_id AS held,
-        overridden.exposed_at AS exposed_at, holding.context AS context, 0 AS planned
+    SELECT overridden.user_id AS user_id, overridden.variant_id AS variant_id, overridden.exposed_at AS exposed_at,
+        holding.context AS context, 0 AS planned
     FROM overridden LEFT JOIN (
         SELECT user_id, context FROM stored WHERE user_id IN (SELECT user_id FROM overridden)
     ) AS holding ON overridden.user_id = holding.user_id"""
@@ -116,7 +116,7 @@ _BEFORE_END = """exposed_at < {until:DateTime64(6, 'UTC')}"""
 # In the order of `Exclusion`; the first that holds is the reason.
 _OVERRIDE = "user_id IN (SELECT user_id FROM overridden)"
 _EXCLUDED_USER = f"user_id IN (SELECT user_id FROM {tail.EXCLUDED_USERS})"
-_TWO_VARIANTS = "any_named AND planned = 1 AND (user_id, held) IN (SELECT user_id, variant_id FROM strayed)"
+_TWO_VARIANTS = "any_named AND planned = 1 AND user_id IN (SELECT user_id FROM strayed)"
 
 # One text for a number however it was written, and the same as in PostgreSQL.
 _VALUE = """multiIf(
@@ -140,9 +140,9 @@ _BEHIND_CTE = """
 ), {name} AS ("""
 # Variant and value make one number, by which all that follows groups as it does by the variant.
 _IN_CELLS = """(
-        SELECT user_id, held, exposed_at, context, planned, held * {places} + multiIf(isNull(value), {missing},
+        SELECT user_id, exposed_at, context, planned, held * {places} + multiIf(isNull(value), {missing},
             indexOf(largest, ifNull(value, '')) = 0, {rest}, toInt64(indexOf(largest, ifNull(value, '')))) AS variant_id
-        FROM (SELECT user_id, held, exposed_at, context, planned, {value} AS value FROM {source})
+        FROM (SELECT user_id, variant_id AS held, exposed_at, context, planned, {value} AS value FROM {source})
     )"""
 _EXPOSED = """
     SELECT user_id, variant_id, exposed_at, planned FROM {source}
@@ -162,8 +162,8 @@ _AND_EXCLUDED_USERS = f"""
     UNION ALL SELECT user_id FROM {tail.EXCLUDED_USERS}"""
 _AND_EXCLUDED_CONTEXT = """
     UNION ALL SELECT user_id FROM stored WHERE """
-_IS_BARRED = "user_id IN (SELECT user_id FROM barred)"
-_HAS_STRAYED = "any_named AND (user_id, variant_id) IN (SELECT user_id, variant_id FROM strayed)"
+_AND_STRAYED = """
+    UNION ALL SELECT user_id FROM strayed WHERE any_named"""
 
 _PLACE = {reason: place for place, reason in enumerate(Exclusion, start=1)}
 # What a reason's place stands for, as an array whose first element is for 0.
@@ -237,20 +237,16 @@ def assigned(subject: Subject, question: Question) -> str | None:
 
 
 def barred(subject: Subject) -> str:
-    """Return `barred`: everybody whom a rule about users leaves out, exposed or not; behind the parts of `leading`."""
+    """Return `barred`: everybody whom a rule leaves out, exposed or not; behind the parts of `leading`."""
     population = subject.population
     return "".join(
         (
             _BARRED,
             _AND_EXCLUDED_USERS if population.exclude_users else "",
             _AND_EXCLUDED_CONTEXT + _any_excluded_context(subject) if population.exclude_context else "",
+            _AND_STRAYED if subject.finds_strayed else "",
         )
     )
-
-
-def is_barred(subject: Subject) -> str:
-    """Return the condition on `user_id` and `variant_id` of everybody whom any rule leaves out; behind `barred`."""
-    return f"({_IS_BARRED} OR {_HAS_STRAYED})" if subject.finds_strayed else _IS_BARRED
 
 
 def parameters_for(subject: Subject, question: Question, watermark: datetime) -> Mapping[str, Any]:

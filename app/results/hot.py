@@ -254,7 +254,7 @@ async def _measured(
     now: datetime,
 ) -> Measured:
     """Measure what is wanted, by days where it was seen when users came."""
-    days = None if seen is None else days_of(seen, wanted, now)
+    days = None if seen is None else days_of(seen, question, wanted, now)
     exposed = Exposed(*exposed_in_postgres(subject, question))
     asked = asked_of(subject, question, days)
     return await measure_hot(connection, wanted.recipes, asked, exposed, confidence=question.confidence)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from fractions import Fraction
 
 from app.experiments.values import Experiment
@@ -34,6 +34,7 @@ _SHAPES: Mapping[Kind, Shape] = {
     Kind.TIME_TO_FIRST: Shape.RATIO,
     Kind.QUANTILE: Shape.QUANTILE,
 }
+_SURELY_IN_RANGE = LARGEST_SUM.bit_length() - 2
 # Built-in metrics whose number before the exposure is defined.
 _ADJUSTABLE = frozenset({Metric.CONVERSION_RATE, Metric.VALUE_PER_USER})
 _WITHOUT_COVARIATES = (
@@ -46,14 +47,15 @@ _OWN_EVENTS = "The metric names its events itself: event_type does not narrow it
 def wanted_of(chosen: Sequence[Chosen], question: Question, treatments: int) -> Wanted:
     """Return what is measured by recipes; all else is observed.
 
-    Stored metrics are, and the percentile, which has its interval from there. Other built-in metrics are where they
-    are to be followed day by day or adjusted, which takes every user's own events; rollups have not got these.
+    Stored metrics are, and the percentile where the experiment uses it, because its interval and test come from there.
+    Other built-in metrics are where they are to be followed day by day or adjusted, which takes every user's own
+    events; rollups have not got these.
     """
     by_days = follows_days(chosen, question)
     recipes = {
         item.key: recipe_of(item.attached, question)
         for item in chosen
-        if item.attached is not None and (not item.is_built_in or _is_measured(Metric(item.key), question, by_days))
+        if item.attached is not None and (not item.is_built_in or _is_measured(item, question, by_days))
     }
     if not recipes:
         return NOTHING_WANTED
@@ -69,8 +71,11 @@ def follows_days(chosen: Sequence[Chosen], question: Question) -> bool:
     return question.with_series and (any(not item.is_built_in for item in chosen) if asked is None else asked)
 
 
-def _is_measured(metric: Metric, question: Question, by_days: bool) -> bool:  # noqa: FBT001  # A fact, not a mode.
-    return metric is Metric.P95_VALUE or by_days or (question.cuped_days is not None and metric in _ADJUSTABLE)
+def _is_measured(item: Chosen, question: Question, by_days: bool) -> bool:  # noqa: FBT001  # A fact, not a mode.
+    metric = Metric(item.key)
+    if metric is Metric.P95_VALUE:
+        return item.is_own
+    return by_days or (question.cuped_days is not None and metric in _ADJUSTABLE)
 
 
 def recipe_of(attached: AttachedMetric, question: Question) -> Recipe:
@@ -105,7 +110,7 @@ def asked_of(subject: Subject, question: Question, days: Days | None = None) -> 
     )
 
 
-def days_of(seen: Observations, wanted: Wanted, until: datetime) -> Days | None:
+def days_of(seen: Observations, question: Question, wanted: Wanted, until: datetime) -> Days | None:
     """Return the days to follow: from the first exposure on, to the last one that has events.
 
     What came before the first one of a series counts in it, so that one that is cut short begins with all before.
@@ -113,10 +118,25 @@ def days_of(seen: Observations, wanted: Wanted, until: datetime) -> Days | None:
     entries = [entry.time for arm in seen.arms.values() for entry in arm.entries]
     if not (wanted.most_days and entries):
         return None
-    # Events may be a day ahead of the clock, and no day is shown on which nothing changed.
-    last = (until + timedelta(days=1)).astimezone(UTC).date()
-    first = max(min(entries).astimezone(UTC).date(), last - timedelta(days=wanted.most_days - 1))
-    return Days(first, max(1, (last - first).days + 1))
+    first, last = _day_of(min(entries)), _day_of(max(*entries, _last_event(seen, question, until)))
+    first = max(first, last - timedelta(days=wanted.most_days - 1))
+    return Days(first, (last - first).days + 1)
+
+
+def _last_event(seen: Observations, question: Question, until: datetime) -> datetime:
+    """Return a moment after which no event counts, as early as it is known."""
+    if question.event_types:  # Stored metrics may be of others. Events may be a day ahead of the clock.
+        latest = until + timedelta(days=1)
+        return latest if question.end is None else min(latest, question.end)
+    width = question.granularity.width - timedelta(microseconds=1)
+    return max((slot.time + width for arm in seen.arms.values() for slot in arm.slots), default=_LONG_AGO)
+
+
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _day_of(moment: datetime) -> date:
+    return moment.astimezone(UTC).date()
 
 
 def metrics_of(
@@ -201,13 +221,16 @@ def _covariate(recipe: Recipe, sums: Sums) -> CovariateSample | None:
 
 
 def _in_range(sums: Sums) -> bool:
-    return (
-        max(
-            *(abs(sums.numerator), sums.numerator_squares, abs(sums.denominator), sums.denominator_squares),
-            *(abs(sums.products), abs(sums.covariate), sums.covariate_squares, abs(sums.covariate_products)),
-        )
-        <= LARGEST_SUM
+    found = (
+        *(sums.numerator, sums.numerator_squares, sums.denominator, sums.denominator_squares, sums.products),
+        *(sums.covariate, sums.covariate_squares, sums.covariate_products),
     )
+    return all(_is_small(value) or abs(value) <= LARGEST_SUM for value in found)
+
+
+def _is_small(value: Fraction) -> bool:
+    """Tell by the number of digits alone, which is much quicker, that a value is far from the bound."""
+    return value.numerator.bit_length() - value.denominator.bit_length() < _SURELY_IN_RANGE
 
 
 def _daily(recipe: Recipe, seen: ArmMeasured) -> tuple[DailyArm, ...]:

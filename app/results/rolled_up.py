@@ -32,18 +32,14 @@ _FRESH = f"""
 _AND_TAIL_EXPOSURES = f"""
         UNION ALL SELECT user_id, variant_id, exposed_at FROM {tail.EXPOSURES}"""
 _FRESH_TAIL = """
-    ) WHERE NOT """
+    ) WHERE user_id NOT IN (SELECT user_id FROM barred)"""
 _BEFORE_END = """ AND exposed_at < {until:DateTime64(6, 'UTC')}"""
 _KNOWN = """
 ), known AS (
     SELECT user_id, variant_id, exposed_at, number FROM rollup_units FINAL
     WHERE experiment_id = {experiment_id:Int64} AND step IN {steps:Array(UInt64)}
 ), excluded AS (
-    SELECT user_id, variant_id, exposed_at, number FROM known WHERE """
-_KEPT = """
-), kept AS (
-    SELECT user_id, variant_id, exposed_at, number FROM known WHERE NOT """
-_KNOWN_TAIL = """
+    SELECT user_id, variant_id, exposed_at, number FROM known WHERE user_id IN (SELECT user_id FROM barred)
 ), (
     SELECT groupBitmapState(number) FROM excluded
 ) AS excluded_numbers"""
@@ -85,7 +81,10 @@ _RECENT_HEAD = f"""
     FROM (
         SELECT units.variant_id AS variant_id, units.number AS number, happened.event_type AS event_type,
             {_BUCKET} AS bucket_us
-        FROM kept AS units INNER JOIN (
+        FROM (
+            SELECT user_id, variant_id, exposed_at, number FROM known
+            WHERE user_id NOT IN (SELECT user_id FROM barred)
+        ) AS units INNER JOIN (
         {_HAPPENED} {_RAW}{_OF_PROJECT}"""
 _RECENT_TAIL = """
         ) AS happened ON happened.user_id = units.user_id
@@ -140,10 +139,10 @@ _AND_FRESH_ENTERED = f"""
     ) GROUP BY variant_id, bucket_us HAVING sum(users) > 0"""
 
 
-def counting(question: Question, conditions: str, is_barred: str, *, with_tail: bool) -> tuple[str, ...]:
+def counting(question: Question, conditions: str, *, with_tail: bool) -> tuple[str, ...]:
     """Return the parts of a statement that define `tallied` and `entered` behind `barred`.
 
-    conditions: the question's, on an event's columns. is_barred: on a unit's.
+    conditions: the question's, on an event's columns.
     """
     until = question.end is not None
     of_buckets = "".join(
@@ -155,8 +154,7 @@ def counting(question: Question, conditions: str, is_barred: str, *, with_tail: 
     )
     events_of_tail = (_AND_TAIL_EVENTS, conditions) if with_tail else ()
     return (
-        *(_FRESH, _AND_TAIL_EXPOSURES if with_tail else "", _FRESH_TAIL, is_barred, _BEFORE_END if until else ""),
-        *(_KNOWN, is_barred, _KEPT, is_barred, _KNOWN_TAIL),
+        *(_FRESH, _AND_TAIL_EXPOSURES if with_tail else "", _FRESH_TAIL, _BEFORE_END if until else "", _KNOWN),
         *(_PIECES, of_buckets),
         *(_RECENT_HEAD, conditions, *events_of_tail, _RECENT_TAIL),
         *(_COUNTED_HEAD, _OF_FRESH, conditions, *events_of_tail, _FRESH_UNITS, _COUNTED_TAIL),

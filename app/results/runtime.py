@@ -1,7 +1,7 @@
 """How long an experiment still has to run at the rate at which users come. Plain functions, no I/O."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -37,8 +37,21 @@ class Runtime:
     null_reason: str | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """Users by the bucket in which they were exposed, every arm's; none where the answer has no series.
+
+    width: of a bucket. has_lump: the first bucket holds all who were exposed before it as well.
+    """
+
+    entries: Sequence[Sequence[Entries]]
+    width: timedelta
+    started_at: datetime | None
+    has_lump: bool
+
+
 def forecast(
-    entries: Iterable[Sequence[Entries]],
+    stream: Stream,
     *,
     users: int,
     now: datetime,
@@ -48,10 +61,10 @@ def forecast(
 ) -> Runtime:
     """Extend the present rate of exposures until the target is there.
 
-    entries: every arm's, rising in time; empty where the answer has no series. detectable_now: the relative effect
-    that is detectable with the users so far; it falls with the square root of their number.
+    detectable_now: the relative effect that is detectable with the users so far; it falls with the square root of
+    their number.
     """
-    rate, reason = _rate([entry for arm in entries for entry in arm], users=users, now=now)
+    rate, reason = _rate(stream, users=users, now=now)
     if not running:
         return Runtime(users_per_day=rate, remaining_days=None, null_reason=NOT_RUNNING)
     if target.users is None and target.detectable is None:
@@ -66,15 +79,28 @@ def forecast(
     return Runtime(users_per_day=rate, remaining_days=(needed - users) / rate, null_reason=None)
 
 
-def _rate(entries: Sequence[Entries], *, users: int, now: datetime) -> tuple[float | None, str | None]:
-    """Return the users a day since the look back, or since the first bucket if that is later."""
+def _rate(stream: Stream, *, users: int, now: datetime) -> tuple[float | None, str | None]:
+    """Return the users a day over the whole buckets of the look back, or since users began to come if that is later."""
+    entries = [entry for arm in stream.entries for entry in arm]
     if not entries:
         return None, NO_SERIES if users else NO_EXPOSURES
-    since = max(now - _LOOK_BACK, min(entry.time for entry in entries))
+    since = _since(stream, min(entry.time for entry in entries), now)
     span = now - since
     if span < _SHORTEST:
         return None, TOO_EARLY
-    return sum(entry.users for entry in entries if entry.time >= since) / (span / timedelta(days=1)), None
+    counted = sum(entry.users for entry in entries if entry.time + stream.width > since)
+    return counted / (span / timedelta(days=1)), None
+
+
+def _since(stream: Stream, first: datetime, now: datetime) -> datetime:
+    """Return the moment from which on it is known how many users came.
+
+    When in the first bucket they began to come is not known, unless the experiment was started then.
+    """
+    known = stream.started_at if stream.started_at is not None and not stream.has_lump else None
+    since = known if known is not None and first <= known < first + stream.width else first + stream.width
+    earliest = now - _LOOK_BACK
+    return since if since >= earliest else first + math.ceil((earliest - first) / stream.width) * stream.width
 
 
 def _users_for(wanted: float | None, now: float | None, users: int) -> float | None:

@@ -321,6 +321,7 @@ class MetadataOut(_Out):
     min_sample: int
     include_ci: bool
     include_overrides: bool
+    cuped_days: int | None
     context: dict[str, str]
     total_users: int
     source: Source

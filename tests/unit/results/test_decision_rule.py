@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from app.experiments.analysis_plan import StoppingRule
 from app.results.answer import DecisionCode, DecisionResult, DecisionVerdict
-from app.results.decision import Circumstances, Evidence, decide_on
+from app.results.circumstances import Circumstances, Evidence
+from app.results.decision import decide_on
 
 _NOW = Circumstances(
     metric="conversion_rate",

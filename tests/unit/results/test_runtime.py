@@ -1,12 +1,13 @@
 """How long an experiment still has to run."""
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.results.runtime import Runtime, Target, forecast
+from app.results.runtime import Runtime, Stream, Target, forecast
 from app.results.values import Entries
 
 _T0 = datetime(2026, 3, 1, tzinfo=UTC)
@@ -15,6 +16,12 @@ _DAY = timedelta(days=1)
 
 def _daily(*users: int) -> list[Entries]:
     return [Entries(_T0 + day * _DAY, count) for day, count in enumerate(users)]
+
+
+def _stream(
+    entries: list[list[Entries]], *, width: timedelta = _DAY, started_at: datetime | None = _T0, has_lump: bool = False
+) -> Stream:
+    return Stream(entries=entries, width=width, started_at=started_at, has_lump=has_lump)
 
 
 def _forecast(
@@ -26,7 +33,7 @@ def _forecast(
     detectable_now: float | None = 0.1,
 ) -> Runtime:
     return forecast(
-        [entries, entries],
+        _stream([entries, entries]),
         users=2 * sum(entry.users for entry in entries),
         now=_T0 + days * _DAY,
         running=running,
@@ -77,7 +84,7 @@ def test_forecast__nothing_to_extend__says_why(
 
 
 def test_forecast__answer_without_series__says_so() -> None:
-    found = forecast([], users=10, now=_T0, running=True, target=_USERS, detectable_now=None)
+    found = forecast(_stream([]), users=10, now=_T0, running=True, target=_USERS, detectable_now=None)
 
     assert (found.users_per_day, found.remaining_days, found.null_reason) == (None, None, "NO_SERIES")
 
@@ -89,3 +96,48 @@ def test_forecast__target_reached__nothing_remains(users: int, detectable: float
     assert _forecast(entries, 1, target=Target(users=users, detectable=None)).remaining_days == 0
     found = _forecast(entries, 1, target=Target(users=None, detectable=detectable), detectable_now=detectable)
     assert found.remaining_days == 0
+
+
+@pytest.mark.parametrize("minutes", [1, 60, 24 * 60])
+def test_forecast__any_granularity__tells_the_same_rate(minutes: int) -> None:
+    width = timedelta(minutes=minutes)
+    began, now = _T0 + timedelta(hours=7), _T0 + timedelta(days=20, hours=7)
+    moments = [began + number * timedelta(minutes=30) for number in range(20 * 48)]
+    counts = Counter(moment - (moment - _T0) % width for moment in moments)
+    stream = _stream([[Entries(*item) for item in sorted(counts.items())]], width=width, started_at=began)
+
+    found = forecast(
+        stream,
+        users=len(moments),
+        now=now,
+        running=True,
+        target=Target(users=1200, detectable=None),
+        detectable_now=None,
+    )
+
+    assert found.users_per_day == pytest.approx(48, rel=0.02)
+    assert found.remaining_days == pytest.approx(5, rel=0.02)
+
+
+@pytest.mark.parametrize(("started", "rate"), [(timedelta(hours=8), 1500), (timedelta(hours=15, minutes=30), None)])
+def test_forecast__first_day__counts_from_the_start(started: timedelta, rate: float | None) -> None:
+    stream = _stream([[Entries(_T0, 500)]], started_at=_T0 + started)
+
+    found = forecast(stream, users=500, now=_T0 + timedelta(hours=16), running=True, target=_USERS, detectable_now=None)
+
+    assert (found.users_per_day, found.null_reason) == (rate, None if rate else "TOO_EARLY")
+
+
+def test_forecast__first_bucket_holds_all_before_it__is_left_out() -> None:
+    stream = _stream([_daily(5000, 100, 100)], has_lump=True)
+
+    found = forecast(
+        stream,
+        users=5200,
+        now=_T0 + 3 * _DAY,
+        running=True,
+        target=Target(users=6000, detectable=None),
+        detectable_now=None,
+    )
+
+    assert (found.users_per_day, found.remaining_days) == (100, 8)
