@@ -81,7 +81,9 @@ def analyse(
         srm=srm,
         definitions=tuple(_definition(metric) for metric in metrics),
         effect_over_time=_effects(page) if question.with_series else (),
-        exposures_over_time=tuple(exposures_over_time(arm.variant.key, arm.seen) for arm in page.arms),
+        exposures_over_time=tuple(
+            exposures_over_time(arm.variant.key, arm.seen, has_lump=question.start is not None) for arm in page.arms
+        ),
         breakdown=None if attribute is None else breakdown_of(page, attribute, observations.segments, segments),
         provenance=provenance_of(experiment, question, reading, metrics, observations, provenance),
         metadata=_metadata(page, comparisons),

@@ -313,10 +313,10 @@ class EffectSeries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExposurePoint:
-    """Users exposed in the day that starts at `time`, and all up to its end."""
+    """Users exposed in the day that starts at `time`, and all up to its end; `users` is null where it is not known."""
 
     time: datetime
-    users: int
+    users: int | None
     total: int
 
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 from app.results.answer import Method
 from app.results.estimates import exact_lift, shown
 from app.results.measured import Measured, MeasuredArm, Shape
-from app.results.words import NO_COVARIATE, NO_TEST, NO_VALUES
+from app.results.words import NO_COVARIATE, NO_SPREAD_AROUND_ZERO, NO_TEST, NO_VALUES
 from app.stats.comparisons import compare
 from app.stats.cuped import cuped_difference
 from app.stats.distributions import Alternative, Distribution
@@ -140,7 +140,7 @@ def _of_rates(control: Proportion, treatment: Proportion, confidence: float) -> 
         statistic=test.statistic,
         p_value=test.p_value,
         null_reason=interval.null_reason or test.null_reason or _reason_without_lift(lift),
-        interval_null_reason=lift.null_reason,
+        interval_null_reason=_reason_without_lift_interval(lift),
     )
 
 
@@ -162,7 +162,7 @@ def _of_estimates(control: ArmEstimate, treatment: ArmEstimate, confidence: floa
         df=test.df,
         p_value=test.p_value,
         null_reason=_reason_without_values(shape, control, treatment) or test.null_reason or _reason_without_lift(lift),
-        interval_null_reason=lift.null_reason,
+        interval_null_reason=_reason_without_lift_interval(lift),
     )
 
 
@@ -209,7 +209,7 @@ def _adjusted(control: MeasuredArm, treatment: MeasuredArm, confidence: float) -
         theta=found.theta,
         variance_ratio=found.variance_ratio,
         null_reason=test.null_reason or _reason_without_lift(lift),
-        interval_null_reason=lift.null_reason,
+        interval_null_reason=_reason_without_lift_interval(lift),
     )
 
 
@@ -240,6 +240,12 @@ def _noninferiority(
 
 def _reason_without_lift(lift: Lift) -> NullReason | None:
     return lift.null_reason if lift.lift is None else None
+
+
+def _reason_without_lift_interval(lift: Lift) -> str | None:
+    """Return why the lift has no interval, though it and the test of the difference may exist."""
+    only_one_varies = lift.null_reason is NullReason.ZERO_VARIANCE and lift.p_value is not None
+    return NO_SPREAD_AROUND_ZERO if only_one_varies else lift.null_reason
 
 
 def _detectable_difference(c: ArmEstimate, t: ArmEstimate, design: Design) -> float | None:

@@ -71,7 +71,8 @@ def decision_on(page: Page, *, srm_mismatch: bool) -> DecisionResult:
     return decide_on(
         Circumstances(
             metric=planned or page.metrics[0].key,
-            alpha=1 - question.confidence,
+            # 0.05 for 95 %, not 0.050000000000000044.
+            alpha=round(1 - question.confidence, 12),
             started=page.experiment.started_at is not None,
             ended=page.has_ended,
             srm_mismatch=srm_mismatch,

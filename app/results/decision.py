@@ -68,7 +68,7 @@ def _weigh(
         complete = not unshown and not at.guardrails_not_asked and not at.below_min_sample
         if standings[key] is Standing.BETTER and not harmed and complete:
             shippable.append(key)
-        elif standings[key] is Standing.WORSE or harmed or over:
+        elif standings[key] is Standing.WORSE or harmed or (over and not _lacks_the_question_only(at, standings[key])):
             rejected.append(key)
     reasons = [*why.of_primary(at.metric, standings), *reasons, *why.of_missing(at), *why.of_progress(at)]
     if shippable:
@@ -78,6 +78,11 @@ def _weigh(
     if len(rejected) == len(primary):
         return DecisionVerdict.DO_NOT_SHIP, control, reasons
     return DecisionVerdict.KEEP_RUNNING, None, reasons
+
+
+def _lacks_the_question_only(at: Circumstances, standing: Standing) -> bool:
+    """Tell whether a treatment is better, and all that keeps it is that not all guardrails were asked for."""
+    return standing is Standing.BETTER and bool(at.guardrails_not_asked)
 
 
 def _primary_standings(at: Circumstances, look: _Look, primary: Mapping[str, Evidence]) -> dict[str, Standing]:

@@ -39,8 +39,11 @@ def effects_over_time(
     )
 
 
-def exposures_over_time(variant: str, arm: ArmObservations) -> ExposureSeries:
-    """Return the users exposed on each UTC day, days without any between the first and the last included."""
+def exposures_over_time(variant: str, arm: ArmObservations, *, has_lump: bool) -> ExposureSeries:
+    """Return the users exposed on each UTC day, days without any between the first and the last included.
+
+    has_lump: the first day's entries are of all earlier days as well, so that the day's own are not known.
+    """
     by_day: dict[datetime, int] = defaultdict(int)
     for entries in arm.entries:
         by_day[_midnight(entries.time)] += entries.users
@@ -48,7 +51,8 @@ def exposures_over_time(variant: str, arm: ArmObservations) -> ExposureSeries:
     total, day = 0, min(by_day, default=None)
     while day is not None and day <= max(by_day):
         total += by_day.get(day, 0)
-        points.append(ExposurePoint(time=day, users=by_day.get(day, 0), total=total))
+        users = None if has_lump and not points else by_day.get(day, 0)
+        points.append(ExposurePoint(time=day, users=users, total=total))
         day += timedelta(days=1)
     return ExposureSeries(variant=variant, points=tuple(points))
 

@@ -242,7 +242,9 @@ class ExposurePointOut(_Out):
     """Users exposed in one day, and all up to its end."""
 
     time: Annotated[datetime, Field(description="Start of the day.")]
-    users: int
+    users: Annotated[
+        int | None, Field(description="Null on the first day after `start_date`: all who came before are in `total`.")
+    ]
     total: int
 
 

@@ -11,6 +11,8 @@ NO_VALUES = "NO_VALUES"
 NO_INTERVAL = "NO_INTERVAL"
 # The metric has no number from before the exposure.
 NO_COVARIATE = "NO_COVARIATE"
+# The compared variant is at 0 with every user, so its lift of -1 has no spread.
+NO_SPREAD_AROUND_ZERO = "NO_SPREAD_AROUND_ZERO"
 # The metric was not measured day by day.
 NO_DAILY_DATA = "NO_DAILY_DATA"
 
@@ -21,6 +23,8 @@ _SENTENCES: Mapping[str, str] = MappingProxyType(
         NO_VALUES: "No counted event of a variant carries a value.",
         NO_INTERVAL: "The metric has no interval.",
         NO_COVARIATE: "The metric has no number from before the exposure to adjust by.",
+        NO_SPREAD_AROUND_ZERO: "Every user of the compared variant is at 0, so that the lift has no interval. The"
+        " test of the difference stands.",
         "EMPTY_ARM": "A variant has no exposed user yet.",
         "TOO_FEW_UNITS": "A variance needs two users in each variant at least.",
         "ZERO_VARIANCE": "All users of the compared variants have the same value, so there is nothing to test.",

@@ -14,6 +14,7 @@ Number: TypeAlias = int | float | Decimal | Fraction
 
 # A sum of squares beyond this has variances, and ratios of them, that no double can hold.
 _LARGEST = 10**300
+_SURELY_WITHIN = _LARGEST.bit_length() - 3
 # Doubles hold every integer below this one.
 _EXACT_INTEGERS = 2**53
 # What rounding each term to a double can do to their difference, relative to the terms.
@@ -33,8 +34,12 @@ def exact(name: str, value: Number) -> Fraction:
     """
     if isinstance(value, float | Decimal) and not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value!r}")
-    fraction = Fraction(value)
-    if abs(fraction) > _LARGEST:
+    fraction = value if isinstance(value, Fraction) else Fraction(value)
+    # The number of digits tells almost always, and much quicker, that it is not.
+    if (
+        fraction.numerator.bit_length() - fraction.denominator.bit_length() > _SURELY_WITHIN
+        and abs(fraction) > _LARGEST
+    ):
         raise ValueError(f"{name} is beyond 1e300")
     return fraction
 
@@ -53,11 +58,12 @@ def without_noise(name: str, value: Fraction, *, magnitude: Fraction, rounded: b
     Raises:
         ValueError: value is further below zero than accumulated rounding explains.
     """
-    slack = _ACCUMULATED * magnitude + (_UNDERFLOW if rounded else 0)
-    if value < -slack:
+    # Almost every value is above 0, which its numerator tells without arithmetic.
+    if value.numerator < 0 and value < -(_ACCUMULATED * magnitude + (_UNDERFLOW if rounded else 0)):
         raise ValueError(f"no real numbers have these sums: {name}")
-    floor = _ROUNDING * magnitude if rounded else Fraction(0)
-    return value if value > floor else Fraction(0)
+    if not rounded:
+        return value if value.numerator > 0 else Fraction(0)
+    return value if value > _ROUNDING * magnitude else Fraction(0)
 
 
 def to_float(value: Fraction) -> float:

@@ -80,6 +80,7 @@ def _codes(found: DecisionResult) -> set[DecisionCode]:
         (_EARLY, [_OPEN], {"g": replace(_BAD, always_p_value=0.4)}, "KEEP_RUNNING", None, "PRIMARY_NOT_DECIDED"),
         (_PLANNED, [_GOOD], {"g": replace(_BAD, always_p_value=0.4)}, "DO_NOT_SHIP", "control", "GUARDRAIL_HARMED"),
         (replace(_NOW, guardrails_not_asked=("g",)), [_GOOD], {}, "KEEP_RUNNING", None, "GUARDRAIL_NOT_ASKED"),
+        (replace(_PLANNED, guardrails_not_asked=("g",)), [_GOOD], {}, "KEEP_RUNNING", None, "GUARDRAIL_NOT_ASKED"),
         # What stands against any decision.
         (replace(_NOW, srm_mismatch=True), [_GOOD], {}, "INVALID", None, "SRM_MISMATCH"),
         (replace(_NOW, share_in_two_variants=0.011), [_GOOD], {}, "INVALID", None, "TWO_VARIANTS"),

@@ -1,0 +1,179 @@
+"""Stored metrics in the results service: split at a watermark, with a store away, and with old events given up."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from app.core.db import Database, StoreUnavailable
+from app.experiments.values import Experiment
+from app.metrics.repository import MetricRepository
+from app.metrics.values import Direction, Kind, MetricSpec, Recipe, Selection
+from app.results.answer import ComparisonResult, Results
+from app.results.service import ResultsService
+from app.results.values import Question, Source, SourceChoice
+from tests.integration.results.services import Bench, BrokenClickHouse, running_service
+from tests.integration.results.world import FAR, Assigned, Happened, History, World
+
+_T0 = datetime(2026, 3, 1, tzinfo=UTC)
+_DAY, _HOUR = timedelta(days=1), timedelta(hours=1)
+_BUY = (Selection(("buy",)),)
+_RECIPES = {
+    "spend": Recipe(kind=Kind.SUM, selections=_BUY, covariate_days=7),
+    "bought": Recipe(kind=Kind.CONVERSION, selections=_BUY),
+    "median": Recipe(kind=Kind.QUANTILE, selections=_BUY, quantile=0.5),
+}
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench(watermark=FAR)
+
+
+@pytest.fixture
+async def service(world: World, bench: Bench) -> AsyncIterator[ResultsService]:
+    async with running_service(world, bench, clickhouse=world.clickhouse) as running:
+        yield running
+
+
+async def _with_metrics(world: World, experiment: Experiment, recipes: dict[str, Recipe]) -> None:
+    async with world.database.begin() as connection:
+        for key, recipe in recipes.items():
+            spec = MetricSpec(key=key, name=key, description=None, recipe=recipe, direction=Direction.UP, unit=None)
+            await MetricRepository(connection).insert(experiment.project_id, spec, 1)
+
+
+def _history() -> History:
+    """Return users who spend before and after; half of what they send arrives late, and before the exposures, too."""
+    users = [
+        Assigned(f"user-{number}", number % 2, _T0 + number % 5 * _DAY, _T0 + number % 5 * _DAY, {"country": "DE"})
+        for number in range(60)
+    ]
+    events = []
+    for number, user in enumerate(users):
+        for at, value in ((-_DAY, number % 7), (_DAY, number % 7 + number % 2), (3 * _DAY, number % 3)):
+            arrived = user.at + at + (9 * _DAY if number % 4 == 0 else timedelta(0))
+            events.append(Happened(user.user_id, "buy", user.at + at, arrived, float(value)))
+    return History(users, (), events)
+
+
+@pytest.fixture
+async def some(world: World) -> Experiment:
+    experiment = await world.experiment()
+    await _with_metrics(world, experiment, _RECIPES)
+    await world.store(experiment, _history())
+    return experiment
+
+
+async def _ask(service: ResultsService, experiment: Experiment, *metrics: str, **question: Any) -> Results:
+    asked = Question(metrics=metrics or tuple(_RECIPES), **question)
+    return await service.results(experiment.project_id, experiment.key, asked)
+
+
+def _compared(results: Results, metric: str) -> ComparisonResult:
+    return next(found for found in results.comparisons if found.metric == metric)
+
+
+@pytest.mark.parametrize("hours", [0, 30, 100, 150, 10_000])
+async def test_results__split_at_a_watermark__are_those_of_postgresql_alone(
+    service: ResultsService, bench: Bench, some: Experiment, hours: int
+) -> None:
+    bench.watermark = _T0 + hours * _HOUR
+    metrics = (*_RECIPES, "value_per_user", "p95_value")
+    question: dict[str, Any] = {"cuped_days": 3, "breakdown": "country"}
+
+    both = await _ask(service, some, *metrics, **question)
+    alone = await _ask(service, some, *metrics, source=SourceChoice.HOT, **question)
+
+    assert (both.metadata.source, alone.metadata.source) == (Source.BOTH, Source.HOT)
+    assert (both.variants, both.comparisons) == (alone.variants, alone.comparisons)
+    assert (both.effect_over_time, both.breakdown) == (alone.effect_over_time, alone.breakdown)
+    ratio = _compared(both, "spend").cuped.variance_reduction_percent
+    assert ratio is not None
+    assert ratio > 0
+    assert [len(series.points) for series in both.effect_over_time if series.metric == "spend"] == [8]
+
+
+async def test_results__range_of_time__filters_events_and_not_covariates(
+    service: ResultsService, some: Experiment
+) -> None:
+    dates = {"start": _T0 + 2 * _DAY, "end": _T0 + 6 * _DAY}
+    answers = [await _ask(service, some, source=source, **dates) for source in (SourceChoice.HOT, SourceChoice.COLD)]
+
+    assert answers[0].comparisons == answers[1].comparisons
+    assert answers[0].effect_over_time == answers[1].effect_over_time
+    assert _compared(answers[0], "spend").cuped.theta not in {None, 0.0}
+    # A series begins with the range: who entered before is as good as entered then.
+    assert answers[0].effect_over_time[0].points[0].time == _T0 + 2 * _DAY
+
+
+async def test_results__clickhouse_away__are_measured_in_postgresql(
+    world: World, bench: Bench, service: ResultsService, some: Experiment
+) -> None:
+    expected = await _ask(service, some)
+    async with running_service(world, bench, clickhouse=BrokenClickHouse()) as without_history:
+        found = await _ask(without_history, some, fresh=True)
+
+    assert found.metadata.source is Source.HOT
+    assert found.comparisons == expected.comparisons
+
+
+async def test_results__postgresql_away__cannot_look_a_metric_up(world: World, bench: Bench, some: Experiment) -> None:
+    nobody = Database.connect("postgresql+asyncpg://nobody@127.0.0.1:1/none", pool_size=1)
+    async with running_service(world, bench, clickhouse=world.clickhouse, database=nobody) as without_store:
+        with pytest.raises(StoreUnavailable):
+            await _ask(without_store, some)
+        # What needs no look-up comes from the history.
+        assert (await _ask(without_store, some, "p95_value")).metadata.source is Source.COLD
+    await nobody.close()
+
+
+async def test_results__metric_changed__is_computed_anew(
+    world: World, service: ResultsService, bench: Bench, some: Experiment
+) -> None:
+    first = await _ask(service, some, "bought")
+    again = await _ask(service, some, "bought")
+    assert again.provenance.answer_id == first.provenance.answer_id
+    async with world.database.begin() as connection:
+        repository = MetricRepository(connection)
+        found = await repository.find(some.project_id, "bought")
+        assert found is not None
+        spec = MetricSpec(
+            key="bought",
+            name="bought",
+            description=None,
+            recipe=Recipe(kind=Kind.CONVERSION, selections=(Selection(("nothing",)),)),
+            direction=Direction.UP,
+            unit=None,
+        )
+        await repository.insert_version(found.metric.id, 2, spec, 2)
+
+    after = await _ask(service, some, "bought")
+
+    assert after.provenance.metric_versions == {"bought": 2}
+    assert after.variants[0].metrics["bought"].value == 0
+    assert after.provenance.query_hash != first.provenance.query_hash
+    assert bench.cache.redis.kept
+
+
+async def test_results__events_before_the_exposures_given_up__stand_without_the_adjustment(
+    world: World, service: ResultsService, some: Experiment
+) -> None:
+    before = await _ask(service, some, source=SourceChoice.COLD)
+    # An event may be ingested a day before its own time; so two days before the first exposure is what all others need.
+    record = {"ingested_before": _T0 - 2 * _DAY, "decided_at": _T0}
+    await world.clickhouse.insert_json("dropped_history", [msgspec.json.encode(record)])
+
+    after = await _ask(service, some, source=SourceChoice.COLD, fresh=True)
+    by_default = await _ask(service, some, fresh=True)
+
+    assert after.metadata.source is Source.COLD
+    assert _compared(before, "spend").cuped.theta is not None
+    assert _compared(after, "spend").cuped.null_reason == "NO_COVARIATE"
+    assert _compared(after, "spend").p_value == _compared(before, "spend").p_value
+    assert "given them up" in after.definitions[0].notes[0]
+    # PostgreSQL still has them.
+    assert by_default.metadata.source is Source.HOT
+    assert _compared(by_default, "spend").cuped == _compared(before, "spend").cuped
