@@ -8,7 +8,17 @@ counts is defined in both and, in the same words, in `hot_statement`; a property
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from app.measurement.cold_rows import PEOPLE, Source, accumulated, day_of, filtered, is_plain, squared_in
+from app.measurement.cold_rows import (
+    PEOPLE,
+    Source,
+    accumulated,
+    day_of,
+    filtered,
+    is_counted_ratio,
+    is_number,
+    is_plain,
+    squared_in,
+)
 from app.measurement.plan import Measure, Plan, Shape
 from app.measurement.values import Asked, Exposed
 
@@ -17,10 +27,11 @@ def measuring(plan: Plan, asked: Asked, exposed: Exposed, *, with_tail: bool) ->
     """Return the statement that answers with a row for each arm; `read_cold` says with which columns."""
     source = Source(plan, asked, exposed, with_tail=with_tail)
     rows = accumulated(source, plan, "main")
-    answers = [answer for measure in plan.measures for answer in _answers(measure, source.days)]
-    summed = f"\nSELECT {', '.join(['variant_id', *answers])}\nFROM ({rows})\nGROUP BY variant_id"
+    answers = [answer for measure in plan.measures for answer in _answers(measure, source, rows.names)]
+    summed = f"\nSELECT {', '.join(['variant_id', *answers])}\nFROM ({rows.sql})\nGROUP BY variant_id"
     entries = f"variant_id, countResample(0, {source.days}, 1)({day_of('exposed_us')}) AS entries"
-    units = [f"{scale} AS {side}{index}_exponent" for (index, side), scale in source.scales.items()]
+    sides = [(measure, side) for measure in plan.measures for side in measure.scaled]
+    units = [f"{source.scale_of(measure, side)} AS {side}{measure.index}_exponent" for measure, side in sides]
     sql = f"""{exposed.sql}{source.scalars}
 SELECT {", ".join(["*", *units])}
 FROM (SELECT {entries} FROM ({PEOPLE}) GROUP BY variant_id) AS entered
@@ -53,46 +64,111 @@ def bounding(
     return f"{exposed.sql}\nSELECT {', '.join(columns)}\nFROM ({rows})\nGROUP BY variant_id", parameters
 
 
-def _answers(measure: Measure, days: int) -> Iterator[str]:
-    i = measure.index
+def _answers(measure: Measure, source: Source, names: Mapping[str, str]) -> Iterator[str]:
+    i, days = measure.index, source.days
     if measure.shape is Shape.VALUES:
-        yield f"groupArrayIf(q{i}, notEmpty(q{i})) AS q{i}_lists"
+        values = names[f"q{i}"]
+        yield f"groupArrayIf({values}, notEmpty({values})) AS q{i}_lists"
         return
-    yield f"sum(n{i}) AS m{i}_events"
+    yield f"sum({names[f'n{i}']}) AS m{i}_events"
     if measure.shape is Shape.CHAIN:
-        reached = (f"countIf(notEmpty(c{i}s{step}))" for step in range(len(measure.tracks)))
+        reached = (f"countIf(notEmpty({names[f'c{i}s{step}']}))" for step in range(len(measure.tracks)))
         yield f"[{', '.join(reached)}] AS m{i}_reached"
     if measure.covariate is not None:
-        wide = squared_in(measure)
-        for name, amount in (("z", f"w{i}"), ("zz", f"{wide}(w{i}) * w{i}")):
+        w, wide = names[f"w{i}"], squared_in(measure)
+        for name, amount in (("z", w), ("zz", f"{wide}({w}) * {w}")):
             yield f"sumResample(0, {days}, 1)({amount}, {day_of('exposed_us')}) AS m{i}_{name}"
-    if is_plain(measure):
-        yield f"sumResample(0, {days}, 1)(toInt64(notEmpty(d{i})), d{i}[1]) AS m{i}_users"
-    for name, change in (_plain_changes if is_plain(measure) else _changes)(measure).items():
-        yield f"sumResampleArray(0, {days}, 1)(arrayMap({change}), d{i}) AS m{i}_{name}"
+    if is_number(measure) and not source.in_order:
+        yield from _numbers(measure, names)
+        return
+    if is_plain(measure) or is_counted_ratio(measure):
+        yield from _counted(measure, days, names)
+        return
+    for name, changes in (_limited_changes if measure.is_limited else _changes)(measure, names).items():
+        yield f"sumResampleArray(0, {days}, 1)({changes}, {names[f'd{i}']}) AS m{i}_{name}"
 
 
-def _plain_changes(measure: Measure) -> Mapping[str, str]:
+def _numbers(measure: Measure, names: Mapping[str, str]) -> Iterator[str]:
+    """Return the sums of numbers of events of all time."""
     i = measure.index
-    changes = {"x": f"day -> toInt64(1), d{i}", "xx": f"nth -> 2 * toInt64(nth) - 1, arrayEnumerate(d{i})"}
-    return changes if measure.covariate is None else {**changes, "xz": f"day -> w{i}, d{i}"}
+    x = f"toInt64({names[f'n{i}']})"
+    sums = {"users": f"{x} != 0", "x": x, "xx": f"{x} * {x}"}
+    if measure.covariate is not None:
+        sums["xz"] = f"{x} * {names[f'w{i}']}"
+    if measure.has_denominator:
+        y = f"toInt64({names[f'u{i}']})"
+        sums |= {"y": y, "yy": f"{y} * {y}", "xy": f"{x} * {y}"}
+    yield from (f"[sum({amount})] AS m{i}_{name}" for name, amount in sums.items())
 
 
-def _changes(measure: Measure) -> Mapping[str, str]:
+def _counted(measure: Measure, days: int, names: Mapping[str, str]) -> Iterator[str]:
+    """Return the sums of numbers of events, whose squares grow by 1, 3, 5 and so on."""
+    i = measure.index
+    day = names[f"d{i}"]
+    yield f"sumResample(0, {days}, 1)(toInt64(notEmpty({day})), {day}[1]) AS m{i}_users"
+    yield from (f"{sums} AS m{i}_{name}" for name, sums in zip(("x", "xx"), _of_numbers(day, days), strict=True))
+    if measure.covariate is not None:
+        yield f"sumResampleArray(0, {days}, 1)(arrayMap(day -> {names[f'w{i}']}, {day}), {day}) AS m{i}_xz"
+    if measure.has_denominator:
+        under, packed = _of_numbers(names[f"e{i}"], days), names[f"p{i}"]
+        yield from (f"{sums} AS m{i}_{name}" for name, sums in zip(("y", "yy"), under, strict=True))
+        # Each event of a side is multiplied by the events of the other one before it.
+        products = (
+            f"arrayMap((packed, over, nth) -> toInt64(if(packed % 2 = 1, nth - over, over)), {packed},"
+            f" arrayCumSum(arrayMap(packed -> packed % 2, {packed})), arrayEnumerate({packed}))"
+        )
+        of_days = f"arrayMap(packed -> toUInt16(intDiv(packed, 2)), {packed})"
+        yield f"sumResampleArray(0, {days}, 1)({products}, {of_days}) AS m{i}_xy"
+
+
+def _of_numbers(day: str, days: int) -> tuple[str, str]:
+    """Return by how much the number of events grew on each day, and its square."""
+    number = f"countResampleArray(0, {days}, 1)({day})"
+    numbers = f"sumResampleArray(0, {days}, 1)(arrayEnumerate({day}), {day})"
+    return number, f"arrayMap((nths, number) -> 2 * toInt64(nths) - toInt64(number), {numbers}, {number})"
+
+
+def _changes(measure: Measure, names: Mapping[str, str]) -> Mapping[str, str]:
+    """Return what each addition changes: `add` to the total `now` of the numerator, `more` to `under` below it."""
     i, wide = measure.index, squared_in(measure)
+    x, g = names[f"x{i}"], names[f"g{i}"]
     changes = {
-        "users": f"(now, old) -> toInt64(now != 0) - toInt64(old != 0), g{i}, gg{i}",
-        "x": f"(now, old) -> now - old, g{i}, gg{i}",
-        "xx": f"(now, old) -> {wide}(now) * now - {wide}(old) * old, g{i}, gg{i}",
+        "users": f"arrayMap((add, now) -> toInt64(now != 0) - toInt64(now != add), {x}, {g})",
+        "x": x,
+        "xx": f"arrayMap((add, now) -> {wide}(add) * (2 * now - add), {x}, {g})",
     }
     if measure.has_denominator:
+        y, h = names[f"y{i}"], names[f"h{i}"]
+        product = f"{wide}(add) * under + {wide}(more) * (now - add)"
         changes |= {
-            "y": f"(now, old) -> now - old, h{i}, hh{i}",
-            "yy": f"(now, old) -> {wide}(now) * now - {wide}(old) * old, h{i}, hh{i}",
-            "xy": f"(now, old, under, before) -> {wide}(now) * under - {wide}(old) * before, g{i}, gg{i}, h{i}, hh{i}",
+            "y": y,
+            "yy": f"arrayMap((more, under) -> {wide}(more) * (2 * under - more), {y}, {h})",
+            "xy": f"arrayMap((add, now, more, under) -> {product}, {x}, {g}, {y}, {h})",
         }
     if measure.covariate is not None:
-        changes["xz"] = f"(now, old) -> {wide}(now - old) * w{i}, g{i}, gg{i}"
+        changes["xz"] = f"arrayMap(add -> {wide}(add) * {names[f'w{i}']}, {x})"
+    return changes
+
+
+def _limited_changes(measure: Measure, names: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the same where totals are limited, `now` after an addition and `old` before it."""
+    i, wide = measure.index, squared_in(measure)
+    g, gg = names[f"g{i}"], names[f"gg{i}"]
+    changes = {
+        "users": f"arrayMap((now, old) -> toInt64(now != 0) - toInt64(old != 0), {g}, {gg})",
+        "x": f"arrayMap((now, old) -> now - old, {g}, {gg})",
+        "xx": f"arrayMap((now, old) -> {wide}(now) * now - {wide}(old) * old, {g}, {gg})",
+    }
+    if measure.has_denominator:
+        y, h = names[f"y{i}"], names[f"h{i}"]
+        product = f"{wide}(now) * under - {wide}(old) * (under - more)"
+        changes |= {
+            "y": y,
+            "yy": f"arrayMap((more, under) -> {wide}(more) * (2 * under - more), {y}, {h})",
+            "xy": f"arrayMap((now, old, more, under) -> {product}, {g}, {gg}, {y}, {h})",
+        }
+    if measure.covariate is not None:
+        changes["xz"] = f"arrayMap((now, old) -> {wide}(now - old) * {names[f'w{i}']}, {g}, {gg})"
     return changes
 
 
