@@ -1,6 +1,6 @@
 """SQL of projects, tokens and the audit log."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -161,6 +161,19 @@ class AuditRepository:
             )
             for row in await self._connection.execute(statement)
         ]
+
+    async def details_of(self, project_id: int, subject: str, actions: Collection[str]) -> list[tuple[str, object]]:
+        """Return action and details of the subject's entries with one of these actions, the oldest first."""
+        statement = (
+            select(audit_log.c.action, audit_log.c.details)
+            .where(
+                audit_log.c.project_id == project_id,
+                audit_log.c.subject == subject,
+                audit_log.c.action.in_(sorted(actions)),
+            )
+            .order_by(audit_log.c.id)
+        )
+        return [(row.action, row.details) for row in await self._connection.execute(statement)]
 
     async def hold_still(self) -> None:
         """Have all that follows in this transaction read one state; nothing must have been read before."""

@@ -105,7 +105,11 @@ async def verify_audit(
     caller: CurrentCaller,
     access: Access,
     chain: Annotated[
-        Chain, Query(description="The request's project's, or that of what belongs to no project.")
+        Chain,
+        Query(
+            description="`project`: the chain of the request's project. `installation`: that of entries without a"
+            " project, which are those about tokens for all projects; it takes such a token."
+        ),
     ] = Chain.PROJECT,
     head: Annotated[
         str | None,

@@ -45,7 +45,7 @@ class OverrideService:
             if (variant := current.variant_with_key(variant_key)) is None:
                 raise UnknownVariant(current, variant_key)
             override = await OverrideRepository(connection).put(current.id, user_id, variant.id, epoch)
-            await _audit(connection, caller, current, "put")
+            await _audit(connection, caller, current, "put", user_id, variant.id)
         await self._changes.settle(TOPIC, epoch)
         return overridden(Question(current, user_id, enroll=False), override)
 
@@ -56,18 +56,25 @@ class OverrideService:
             OverrideNotFound: the user has none.
         """
         async with self._database.begin() as connection:
+            # Overrides change one after the other from here on, so that the one found is the one removed.
             epoch = await self._changes.bump(connection, TOPIC)
-            if not await OverrideRepository(connection).remove(experiment.id, user_id, epoch):
+            repository = OverrideRepository(connection)
+            override = await repository.find(experiment.id, user_id)
+            if override is None or not await repository.remove(experiment.id, user_id, epoch):
                 raise OverrideNotFound
-            await _audit(connection, caller, experiment, "removed")
+            await _audit(connection, caller, experiment, "removed", user_id, override.variant_id)
         await self._changes.settle(TOPIC, epoch)
 
 
-async def _audit(connection: AsyncConnection, caller: Caller, experiment: Experiment, action: str) -> None:
+async def _audit(
+    connection: AsyncConnection, caller: Caller, experiment: Experiment, action: str, user_id: str, variant_id: int
+) -> None:
+    variant = experiment.variant_with_id(variant_id)
     await AuditRepository(connection).append(
         project_id=caller.project_id,
         actor=caller.actor,
         request_id=caller.request_id,
         action=f"override.{action}",
         subject=f"experiment:{experiment.id}",
+        details={"user_id": user_id, "variant": None if variant is None else variant.key},
     )

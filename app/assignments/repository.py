@@ -216,6 +216,13 @@ class OverrideRepository:
             row = (await self._connection.execute(_FIND_OVERRIDE, key)).one()
         return Override(row.variant_id, row.exposed_at)
 
+    async def find(self, experiment_id: int, user_id: str) -> Override | None:
+        row = (
+            await self._connection.execute(_FIND_OVERRIDE, {"experiment_id": experiment_id, "user_id": user_id})
+        ).one_or_none()
+        # Of a removed one the row stays, without a variant.
+        return None if row is None or row.variant_id is None else Override(row.variant_id, row.exposed_at)
+
     async def remove(self, experiment_id: int, user_id: str, epoch: int) -> bool:
         """Remove the override; returns whether there was one."""
         result = await self._connection.execute(

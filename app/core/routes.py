@@ -94,8 +94,8 @@ def _refuse_unknown_query(request: Request, known: frozenset[str], open_prefix: 
         if name not in known and not (open_prefix and name.startswith(open_prefix))
     ]
     if unknown:
-        allowed = ", ".join(sorted(known)) or "none"
-        raise Invalid([{"field": name, "detail": f"unknown query parameter; allowed: {allowed}"} for name in unknown])
+        allowed = f"allowed: {', '.join(sorted(known))}" if known else "this path takes none; remove it"
+        raise Invalid([{"field": name, "detail": f"unknown query parameter; {allowed}"} for name in unknown])
 
 
 def _refuse_other_media(request: Request) -> None:

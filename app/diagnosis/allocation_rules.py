@@ -5,14 +5,13 @@ from dataclasses import dataclass
 
 from app.diagnosis.facts import Arm, Facts
 from app.diagnosis.shares import exact_p_value
-from app.diagnosis.values import Code, Finding, Severity, Unchecked
+from app.diagnosis.values import NOBODY, Code, Finding, Severity, Unchecked
 from app.diagnosis.wording import count, listed, p_value, percent
 from app.stats.multiple import Correction, adjust_p_values
 from app.stats.srm import MISMATCH_ALPHA, srm_chi_square, srm_sequential
 
 # More would fill a page, and the worst ones say it all.
 _MOST_SHOWN = 10
-_NOBODY = Unchecked("Nobody is exposed yet.")
 _LOOK_FOR = (
     "Use no result before the cause is known. Compare what each variant does before the assignment or the exposure is"
     " recorded: redirects, crashes, caches, bots, and filters that not all variants pass alike."
@@ -31,7 +30,7 @@ def srm(facts: Facts) -> list[Finding] | Unchecked:
     if isinstance(users, Unchecked):
         return users
     if sum(users) == 0:
-        return _NOBODY
+        return NOBODY
     test = srm_chi_square(users, [arm.weight for arm in facts.arms])
     exact = exact_p_value(users, facts.arms)
     if not test.mismatch or test.p_value is None or exact is None or exact >= MISMATCH_ALPHA:
@@ -113,7 +112,7 @@ def srm_at_every_look(facts: Facts) -> list[Finding] | Unchecked:
         if first_day is None and looked.p_value is not None and looked.p_value < MISMATCH_ALPHA:
             first_day = day.day
     if looked is None:
-        return _NOBODY
+        return NOBODY
     if first_day is None or looked.p_value is None:
         return []
     return [
@@ -142,7 +141,7 @@ def _by_slice(
 ) -> list[Finding] | Unchecked:
     tested = [(one, p) for one in slices if (p := exact_p_value(one.users, arms)) is not None]
     if not tested:
-        return _NOBODY
+        return NOBODY
     holm = adjust_p_values([p for _, p in tested], method=Correction.HOLM, alpha=MISMATCH_ALPHA).adjusted
     wrong = sorted(
         ((p, one) for (one, _), p in zip(tested, holm, strict=True) if p is not None and p < MISMATCH_ALPHA),

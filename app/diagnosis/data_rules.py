@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from app.diagnosis.facts import Change, Facts
 from app.diagnosis.shares import exact_p_value
-from app.diagnosis.values import Code, Finding, Severity, Unchecked
+from app.diagnosis.values import NOBODY, Code, Finding, Severity, Unchecked
 from app.diagnosis.wording import count, listed, moment, percent
 from app.experiments.lifecycle import Status
 
@@ -21,16 +21,17 @@ _MOST_SHOWN = 20
 # What touches who comes in, who counts or what the users see.
 _TOUCHING = frozenset({"traffic_pct", "starts_at", "ends_at", "population", "variants", "config"})
 _TOUCHING_ACTIONS = frozenset({"experiment.pause", "experiment.resume", "assignments.imported"})
+_HOLE = "The audit log has no entry of the start, so that changes may be missing from it as well."
 
 
 def users_in_two_variants(facts: Facts) -> list[Finding] | Unchecked:
     """Count users whom an exposure event saw in another variant than their own."""
     if isinstance(facts.two_variants, Unchecked):
         return facts.two_variants
-    if facts.two_variants == 0:
-        return []
     users = facts.users
     counted = 0 if isinstance(users, Unchecked) else sum(users)
+    if facts.two_variants == 0:
+        return [] if counted else NOBODY
     share = facts.two_variants / (counted + facts.two_variants)
     return [
         Finding(
@@ -116,7 +117,7 @@ def mid_run_changes(facts: Facts) -> list[Finding] | Unchecked:
     if facts.started_at is None:
         return Unchecked("The experiment was never started.")
     if not facts.changes:
-        return []
+        return [] if facts.start_noted else Unchecked(f"{_HOLE} GET /audit/verify says what became of it.")
     touching = [change for change in facts.changes if _touches(change)]
     named = [f"{_what(change)} by {change.actor} at {moment(change.at)}" for change in touching or facts.changes]
     return [
@@ -135,7 +136,8 @@ def mid_run_changes(facts: Facts) -> list[Finding] | Unchecked:
                 if touching
                 else f"{count(len(facts.changes), 'change')} since the start, none of them to who comes in: "
                 f"{listed(named)}."
-            ),
+            )
+            + ("" if facts.start_noted else f" {_HOLE}"),
             action=(
                 "Ask for results with the first such change as end_date: they hold the users and events before it. If"
                 " they differ from those over all time, decide by them, or begin anew. The audit log (GET /audit) shows"

@@ -12,6 +12,9 @@ from app.metrics.values import Kind, Role
 from app.stats.distributions import Distribution
 from app.stats.samples import MeanSample, Sample
 
+# Of a metric's users with a number. A quantile of fewer is one of them.
+FEWEST_FOR_TAILS = 200
+
 
 @dataclass(frozen=True, slots=True)
 class Arm:
@@ -184,6 +187,8 @@ class Facts:
     # Up to when ClickHouse is complete.
     history_until: datetime | Unchecked
     planned_sample: int | None = None
+    # Whether the audit log, from which the changes are, has at least the start.
+    start_noted: bool = True
 
     @property
     def users(self) -> tuple[int, ...] | Unchecked:

@@ -1,7 +1,7 @@
 """Whether the metrics have data, and whether a few users decide them."""
 
-from app.diagnosis.facts import Facts, MetricFacts, Missing, Sent, Tails
-from app.diagnosis.values import Code, Finding, Severity, Unchecked
+from app.diagnosis.facts import FEWEST_FOR_TAILS, Facts, MetricFacts, Missing, Sent, Tails
+from app.diagnosis.values import NOBODY, Code, Finding, Severity, Unchecked
 from app.diagnosis.wording import count, percent
 from app.metrics.values import Kind, Role
 
@@ -16,7 +16,7 @@ def empty_metric(facts: Facts) -> list[Finding] | Unchecked:
     users = facts.users
     exposed = 0 if isinstance(users, Unchecked) else sum(users)
     if exposed == 0:
-        return Unchecked("Nobody is exposed yet.")
+        return NOBODY
     return [_empty(metric, metric.sent, exposed) for metric in facts.metrics if metric.sent is not None]
 
 
@@ -98,7 +98,10 @@ def heavy_tails(facts: Facts) -> list[Finding] | Unchecked:
         return facts.metrics
     looked = [(metric.key, metric.tails) for metric in facts.metrics if metric.tails is not None]
     if not looked:
-        return Unchecked("No metric adds up numbers of enough users.")
+        return Unchecked(
+            "No metric that is a sum or a count without `cap` and `winsorize` has numbers of"
+            f" {FEWEST_FOR_TAILS} users or more."
+        )
     return [_heavy(key, tails) for key, tails in looked if _in_few(tails) > _MUCH_IN_FEW]
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from fractions import Fraction
 
-from app.diagnosis.facts import Around, MetricFacts, Phases, Prior, Tails
+from app.diagnosis.facts import FEWEST_FOR_TAILS, Around, MetricFacts, Phases, Prior, Tails
 from app.diagnosis.values import Unchecked
 from app.experiments.values import Experiment
 from app.measurement.samples import sample_of
@@ -36,8 +36,6 @@ _DEFAULTS = ("conversion_rate", "value_per_user")
 # Beyond this the statistics on sums of squares leave the range of a double.
 _LARGEST_SUM = 10**300
 _BY_AMOUNT = frozenset({Kind.SUM, Kind.COUNT})
-# A quantile of fewer users' numbers is one of them.
-_FEWEST_FOR_TAILS = 200
 _TOP = Fraction(1, 100)
 _LONGEST_PHASE_DAYS = 7
 # Phases need users who have gone through both, and some time in which these came in.
@@ -104,7 +102,7 @@ def tail_recipes(
         sums = [measured.of(metric.key, variant).sums for variant in variant_ids]
         n, users = sum(one.n for one in sums), sum(one.users for one in sums)
         bounded = recipe.cap is not None or recipe.winsorize is not None
-        usable = users >= _FEWEST_FOR_TAILS and not any(map(_is_beyond, sums))
+        usable = users >= FEWEST_FOR_TAILS and not any(map(_is_beyond, sums))
         if recipe.kind in _BY_AMOUNT and not bounded and usable:
             level = round(1 - to_float(_TOP * users / n), 9)
             found[metric.key] = replace(recipe, winsorize=level, covariate_days=None)

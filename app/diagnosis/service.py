@@ -27,6 +27,7 @@ from app.diagnosis.judgement import judged
 from app.diagnosis.measuring import Measurement, Measuring, OutOfReach, Watermark
 from app.diagnosis.repository import Attribute, DiagnosisRepository, Noted
 from app.diagnosis.values import Diagnosis, Unchecked
+from app.experiments.recording import noted_start
 from app.experiments.registry import ExperimentRegistry
 from app.experiments.values import Experiment, Variant
 from app.measurement.values import Measured
@@ -51,6 +52,7 @@ class _People:
     attributes: list[ValueOfUsers] | Unchecked
     in_two_variants: int | Unchecked
     changes: list[Change]
+    start_noted: bool
     entrances: Entrances
     arrivals: Arrivals
 
@@ -117,10 +119,19 @@ class DiagnosisService:
             await repository.prepare()
             entrances = await repository.entrances(experiment.started_at)
             noted = [] if experiment.started_at is None else await repository.noted(experiment.started_at)
+            start_noted = await noted_start(connection, experiment) is not None
             changes = changes_from([_change(entry) for entry in noted])
             arrivals = await repository.arrivals(now)
             if subject.exposed_by_events and not await store_reaches(connection, subject, _EVERYTHING):
-                return _People(_DROPPED, _DROPPED, _DROPPED, with_users(changes, {}, ids), entrances, arrivals)
+                return _People(
+                    days=_DROPPED,
+                    attributes=_DROPPED,
+                    in_two_variants=_DROPPED,
+                    changes=with_users(changes, {}, ids),
+                    start_noted=start_noted,
+                    entrances=entrances,
+                    arrivals=arrivals,
+                )
             users = await repository.users(_EVERYTHING, moments_of(changes))
             in_two = await repository.in_two_variants(_EVERYTHING)
             attributes = await repository.attributes(_EVERYTHING)
@@ -130,6 +141,7 @@ class DiagnosisService:
             attributes=_values_of(attributes, ids) or Unchecked("No exposed user has a context."),
             in_two_variants=in_two,
             changes=with_users(changes, users.by_stretch, ids),
+            start_noted=start_noted,
             entrances=entrances,
             arrivals=arrivals,
         )
@@ -219,6 +231,7 @@ def _facts(
         entrances=people.entrances,
         two_variants=people.in_two_variants,
         changes=people.changes,
+        start_noted=people.start_noted,
         priors=deeds.priors,
         around=deeds.around,
         metrics=deeds.metrics,

@@ -57,6 +57,9 @@ class Unchecked:
     reason: str
 
 
+NOBODY = Unchecked("Nobody is exposed yet.")
+
+
 class Outcome(StrEnum):
     """What became of a check without findings."""
 

@@ -3,7 +3,6 @@
 from datetime import datetime
 from typing import Annotated, Any, Self
 
-import msgspec
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -17,7 +16,7 @@ from pydantic import (
 from app.core.names import Key
 from app.core.text import refuse_control_characters_but_line_breaks
 from app.experiments.analysis_plan import MAX_METRICS, AnalysisPlan, PlannedMetric, Seal, Spending, StoppingRule
-from app.experiments.sealing import PlanAccount
+from app.experiments.sealing import PlanAccount, read_document
 from app.metrics.builtin import BUILT_IN_ID
 from app.metrics.documents import recipe_document
 from app.metrics.recipe_schemas import Share, WholeNumber
@@ -207,12 +206,13 @@ class AttachedMetricsOut(BaseModel):
 class SealedPlanOut(BaseModel):
     """The plan as it was sealed; before the start as it would be.
 
-    `canonical` is the very text whose SHA-256 is `hash`; `document` is the same, read. `verified` is recomputed: the
-    text has this hash, and what is stored about the experiment is still what the text says. `changed_since` names what
-    may lawfully change after the start and did.
+    `canonical` is the very text whose SHA-256 is `hash`; `document` is the same, read, and null if it is no plan.
+    `verified` is recomputed: the text has this hash, what is stored about the experiment is still what the text says,
+    and the audit log's entry of the start has the same hash. `changed_since` names what may lawfully change after the
+    start and did.
     """
 
-    document: dict[str, Any]
+    document: dict[str, Any] | None
     canonical: str
     hash: str | None
     sealed_at: datetime | None
@@ -224,7 +224,7 @@ class SealedPlanOut(BaseModel):
     def of(cls, account: PlanAccount) -> Self:
         found = account.verdict
         return cls(
-            document=msgspec.json.decode(account.document),
+            document=read_document(account.document),
             canonical=account.document,
             hash=None if account.seal is None else account.seal.hash,
             sealed_at=None if account.seal is None else account.seal.sealed_at,

@@ -5,6 +5,7 @@ from dataclasses import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.access.caller import Caller
+from app.access.repository import AuditRepository
 from app.core.changes import Changes
 from app.core.db import Database
 from app.experiments.analysis_plan import MAX_METRICS, PlannedMetric
@@ -20,10 +21,10 @@ from app.experiments.errors import (
 )
 from app.experiments.lifecycle import Refusal, Status
 from app.experiments.planning import looked_up
-from app.experiments.recording import record_change
+from app.experiments.recording import noted_start, record_change
 from app.experiments.registry import TOPIC, ExperimentRegistry
 from app.experiments.repository import ExperimentRepository
-from app.experiments.sealing import PlanAccount, canonical, plan_document, verdict
+from app.experiments.sealing import PlanAccount, account_of
 from app.experiments.values import Experiment
 from app.metrics.values import AttachedMetric, Role
 
@@ -105,14 +106,14 @@ class PlanService:
         """
         found = await self._found(caller, reference)
         async with self._database.read() as connection:
-            # Both from the database: what memory says is no proof. What was sealed first does not change later.
+            # All from the database, as what memory says is no proof; and of one moment, so that a start is seen whole.
+            await AuditRepository(connection).hold_still()
             sealed = await AttachmentRepository(connection).find_sealed(found.id)
             experiment = await ExperimentRepository(connection).find(found.id)
+            noted = await noted_start(connection, found)
         if experiment is None:  # Deleted a moment ago.
             raise ExperimentNotFound(found.key)
-        if sealed is None:
-            return PlanAccount(canonical(plan_document(experiment, None)), None, None)
-        return PlanAccount(sealed.document, sealed.seal, verdict(experiment, sealed))
+        return account_of(experiment, sealed, noted)
 
     async def _found(self, caller: Caller, reference: str) -> Experiment:
         await self._registry.ensure_fresh()

@@ -176,6 +176,28 @@ def test_audit__changed_by_plain_sql__is_refused(tenant: Tenant, statement: str)
     assert tenant.verify()["valid"]
 
 
+def test_audit__emptied_by_plain_sql__is_refused(tenant: Tenant) -> None:
+    with pytest.raises(asyncpg.RestrictViolationError, match="can neither be changed nor deleted"):
+        asyncio.run(_run(tenant.service.postgres_url, "TRUNCATE audit_log"))
+    assert tenant.entries()
+
+
+def test_audit__of_an_override__names_the_user_and_the_variant(tenant: Tenant) -> None:
+    experiment = make_experiment(tenant.client)
+    path = f"/experiments/{experiment['id']}/overrides/{user_path('ü 1')}"
+    for variant in ("v0", "v1"):
+        assert tenant.client.put(path, json={"variant": variant}).status_code == 200
+    assert tenant.client.delete(path).status_code == 204
+
+    listed = walk(tenant.client, "/audit", subject=f"experiment:{experiment['id']}")
+
+    assert [(item["action"], item["details"]) for item in listed[:3]] == [
+        ("override.removed", {"user_id": "ü 1", "variant": "v1"}),
+        ("override.put", {"user_id": "ü 1", "variant": "v1"}),
+        ("override.put", {"user_id": "ü 1", "variant": "v0"}),
+    ]
+
+
 def test_audit__many_changes_at_once__leave_one_chain(tenant: Tenant, second_service: ServiceProcess) -> None:
     experiments = [make_experiment(tenant.client) for _ in range(3)]
     before = tenant.verify()["entries"]

@@ -1,13 +1,17 @@
 """Diagnosis over HTTP: a world in which much is wrong, one in which nothing is, and those in which little is known."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
+from tests.conftest import MakeClient
 from tests.factories import Json, ask_many, expect_problem, make_experiment, take, unique
+from tests.service_process import ServiceProcess
 
 _CODES = {
     "SRM",
@@ -258,3 +262,32 @@ def test_diagnosis__exposed_by_events__counts_from_these_on(client: httpx.Client
 def test_diagnosis__unknown_experiment__is_not_found(client: httpx.Client) -> None:
     expect_problem(client.get("/experiments/no-such-experiment/diagnosis"), 404)
     expect_problem(client.get("/experiments/no-such-experiment/diagnosis?of=all"), 422, field="of")
+
+
+def test_diagnosis__audit_log_with_a_hole__does_not_call_the_run_unchanged(
+    service: ServiceProcess, client_of: MakeClient, make_project: Callable[[], str]
+) -> None:
+    with client_of(service, project=make_project()) as client:
+        whole, holed = make_experiment(client), make_experiment(client)
+        asyncio.run(_forget(service.postgres_url, f"experiment:{holed['id']}"))
+        found = {
+            experiment["key"]: next(
+                one for one in _diagnose(client, experiment)["checked"] if one["code"] == "MID_RUN_CHANGES"
+            )
+            for experiment in (whole, holed)
+        }
+
+    assert found[whole["key"]]["outcome"] == "fine"
+    assert found[holed["key"]]["outcome"] == "not_checked"
+    assert "no entry of the start" in found[holed["key"]]["reason"]
+
+
+async def _forget(url: str, subject: str) -> None:
+    """Remove entries of the audit log, past its triggers."""
+    connection = await asyncpg.connect(url, ssl=False)
+    try:
+        async with connection.transaction():
+            await connection.execute("SET LOCAL session_replication_role = replica")
+            await connection.execute("DELETE FROM audit_log WHERE subject = $1", subject)
+    finally:
+        await connection.close()

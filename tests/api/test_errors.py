@@ -217,3 +217,10 @@ def test_problem__of_many_wrong_fields__names_each_of_them(client: httpx.Client)
     body = experiment_body(name="", seed=":", traffic_pct=101, owner=1)
     problem = expect_problem(client.post("/experiments", json=body), 422)
     assert {error["field"] for error in problem["errors"]} == {"name", "seed", "traffic_pct", "owner"}
+
+
+def test_query__of_a_path_that_takes_none__says_so(client: httpx.Client) -> None:
+    experiment = make_experiment(client)
+    path = f"/experiments/{experiment['id']}/results/00000000-0000-0000-0000-000000000000"
+    problem = expect_problem(client.get(path, params={"x": 1}), 422, field="x")
+    assert "this path takes none" in problem["errors"][0]["detail"]

@@ -411,23 +411,75 @@ def test_sealed_plan__text_exchanged_behind_the_trigger__is_not_verified(
     client: httpx.Client, service: ServiceProcess
 ) -> None:
     experiment = make_experiment(client)
-    asyncio.run(_exchange(service.postgres_url, experiment["id"]))
+    exchange = (
+        "UPDATE sealed_plans SET document = replace(document, '\"seed\":', '\"seeds\":') WHERE experiment_id = $1"
+    )
+    asyncio.run(_past_the_triggers(service.postgres_url, exchange, experiment["id"]))
 
     found = _sealed(client, experiment)
 
     assert (found["verified"], found["problems"]) == (False, ["the sealed text does not have this hash"])
 
 
-async def _exchange(url: str, experiment_id: int) -> None:
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("document = 'not json'", "does not have this hash"),
+        ("document = '[]', hash = encode(sha256('[]'), 'hex')", "is no JSON object"),
+    ],
+)
+def test_sealed_plan__exchanged_for_what_is_no_plan__is_shown_and_not_verified(
+    client: httpx.Client, service: ServiceProcess, change: str, problem: str
+) -> None:
+    experiment = make_experiment(client)
+    sealed = f"UPDATE sealed_plans SET {change} WHERE experiment_id = $1"
+    asyncio.run(_past_the_triggers(service.postgres_url, sealed, experiment["id"]))
+
+    found = _sealed(client, experiment)
+    report = client.get(f"/experiments/{experiment['key']}/report")
+
+    assert (found["verified"], found["document"]) == (False, None)
+    assert problem in found["problems"][0]
+    assert (report.status_code, "BROKEN" in report.text) == (200, True)
+
+
+def test_sealed_plan__removed__is_not_verified(client: httpx.Client, service: ServiceProcess) -> None:
+    experiment = make_experiment(client)
+    hashed = _sealed(client, experiment)["hash"]
+    gone = "DELETE FROM sealed_plans WHERE experiment_id = $1"
+    asyncio.run(_past_the_triggers(service.postgres_url, gone, experiment["id"]))
+
+    found = _sealed(client, experiment)
+    report = client.get(f"/experiments/{experiment['key']}/report")
+
+    assert (found["verified"], found["hash"]) == (False, None)
+    assert hashed in found["problems"][0]
+    assert (report.status_code, "BROKEN" in report.text) == (200, True)
+
+
+def test_sealed_plan__exchanged_together_with_its_hash__contradicts_the_audit_log(
+    client: httpx.Client, service: ServiceProcess
+) -> None:
+    experiment = client.post("/experiments", json=experiment_body(status="running")).json()
+    exchange = (
+        "WITH other AS (SELECT experiment_id, replace(document, '\"seed\":', '\"seeds\":') AS document"
+        " FROM sealed_plans WHERE experiment_id = $1)"
+        " UPDATE sealed_plans SET document = other.document,"
+        " hash = encode(sha256(convert_to(other.document, 'UTF8')), 'hex')"
+        " FROM other WHERE sealed_plans.experiment_id = other.experiment_id"
+    )
+    asyncio.run(_past_the_triggers(service.postgres_url, exchange, experiment["id"]))
+
+    assert any("entry of the start has another hash" in problem for problem in _sealed(client, experiment)["problems"])
+
+
+async def _past_the_triggers(url: str, statement: str, *arguments: object) -> None:
+    """Do what somebody with the database's password can do: no trigger runs in such a session."""
     connection = await asyncpg.connect(url, ssl=False)
     try:
         async with connection.transaction():
             await connection.execute("SET LOCAL session_replication_role = replica")
-            await connection.execute(
-                "UPDATE sealed_plans SET document = replace(document, '\"seed\":', '\"seeds\":')"
-                " WHERE experiment_id = $1",
-                experiment_id,
-            )
+            await connection.execute(statement, *arguments)
     finally:
         await connection.close()
 

@@ -246,6 +246,8 @@ def test_sealed_plan__wrong_one__is_refused_and_a_good_one_stays(migrated: Scrat
     for change in ("UPDATE sealed_plans SET document = ''", "DELETE FROM sealed_plans"):
         with pytest.raises(asyncpg.RestrictViolationError):
             migrated.run(f"{change} WHERE experiment_id = {experiment}")
+    with pytest.raises(asyncpg.RestrictViolationError):
+        migrated.run("TRUNCATE sealed_plans")
 
 
 @pytest.mark.parametrize("source", ["override", "HASH", "", None])

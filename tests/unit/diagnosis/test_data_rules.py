@@ -40,6 +40,28 @@ def test_users_in_two_variants__few_or_many__are_counted(users: int, severity: S
     assert finding.evidence["share"] == users / (10_000 + users)
 
 
+def test_users_in_two_variants__nobody_is_in__is_not_checked() -> None:
+    assert unchecked(Code.USERS_IN_TWO_VARIANTS, facts(days=[])) == "Nobody is exposed yet."
+
+
+def test_users_in_two_variants__everybody_is_left_out__is_found() -> None:
+    (finding,) = found(Code.USERS_IN_TWO_VARIANTS, facts(days=[], two_variants=3))
+
+    assert finding.severity is Severity.CRITICAL
+
+
+def test_mid_run_changes__start_is_not_in_the_audit_log__is_not_checked() -> None:
+    assert "no entry of the start" in unchecked(Code.MID_RUN_CHANGES, facts(start_noted=False))
+
+
+def test_mid_run_changes__start_is_not_in_the_audit_log_but_changes_are__says_that_there_may_be_more() -> None:
+    changes = with_users([_change(3, "experiment.pause")], {}, (1, 2))
+
+    (finding,) = found(Code.MID_RUN_CHANGES, facts(start_noted=False, changes=changes))
+
+    assert "no entry of the start" in finding.text
+
+
 def test_exposure_before_start__imports_of_earlier_times__are_told_apart() -> None:
     came = Entrances(
         assigned=10_000, imported=50, before_start=40, imported_before_start=39, earliest=START - timedelta(days=3)

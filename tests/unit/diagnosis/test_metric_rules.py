@@ -143,7 +143,7 @@ def test_heavy_tails__even_numbers__nothing_is_found() -> None:
 
 
 def test_heavy_tails__no_metric_of_numbers__is_not_checked() -> None:
-    assert "No metric" in unchecked(Code.HEAVY_TAILS, facts())
+    assert "200 users or more" in unchecked(Code.HEAVY_TAILS, facts())
 
 
 def _users(dice: random.Random, first: float, later: float, number: int = 1500) -> list[tuple[float, float]]:

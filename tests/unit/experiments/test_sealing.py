@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from app.experiments.analysis_plan import AnalysisPlan, PlannedMetric, Seal, SealedPlan, Spending, StoppingRule
 from app.experiments.lifecycle import Status
 from app.experiments.population import ContextValue, ExposureRule, Population
-from app.experiments.sealing import canonical, hash_of, plan_document, verdict
+from app.experiments.sealing import (
+    NotedStart,
+    Verdict,
+    account_of,
+    canonical,
+    hash_of,
+    plan_document,
+    read_document,
+    verdict,
+)
 from app.experiments.values import Experiment, Variant
 from app.metrics.values import AttachedMetric, Direction, Kind, Metric, Recipe, Role, Selection
 
@@ -144,6 +153,84 @@ def test_verdict__any_byte_of_the_text_changed__is_broken(data: st.DataObject) -
     found = verdict(_EXPERIMENT, replace(sealed, document=text))
 
     assert found.problems == ("the sealed text does not have this hash",)
+
+
+_NO_OBJECTS = [
+    "not json",
+    "[]",
+    "1",
+    "",
+    '{"a": NaN}',
+    '{"a": 1e999}',
+    '{"a": "\\ud800"}',
+    '{"a": ' + "[" * 300 + "]" * 300 + "}",
+    '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}",
+]
+
+
+@pytest.mark.parametrize("text", _NO_OBJECTS)
+def test_verdict__text_with_its_hash_that_is_no_plan__is_broken(text: str) -> None:
+    found = verdict(_EXPERIMENT, SealedPlan(Seal(_AT, hash_of(text)), text))
+
+    assert found.problems == ("the sealed text is no JSON object as plans are",)
+    assert read_document(text) is None
+
+
+def test_verdict__population_that_is_no_object__is_broken() -> None:
+    text = '{"population": 5}'
+
+    found = verdict(_EXPERIMENT, SealedPlan(Seal(_AT, hash_of(text)), text))
+
+    assert "population is not what was sealed" in found.problems
+
+
+def test_account__seal_that_the_audit_log_confirms__is_good() -> None:
+    sealed = _sealed(_EXPERIMENT)
+
+    found = account_of(_EXPERIMENT, sealed, NotedStart(sealed.seal.hash))
+
+    assert found.verdict is not None
+    assert (found.document, found.seal, found.verdict.problems) == (sealed.document, sealed.seal, ())
+
+
+@pytest.mark.parametrize(
+    ("noted", "problem"),
+    [
+        (NotedStart("0" * 64), f"the audit log's entry of the start has another hash: {'0' * 64}"),
+        (NotedStart(None), "the audit log's entry of the start has no hash of a plan"),
+        (None, "the audit log has no entry of the start, which would confirm the hash"),
+    ],
+)
+def test_account__seal_that_the_audit_log_does_not_confirm__is_broken(noted: NotedStart | None, problem: str) -> None:
+    found = account_of(_EXPERIMENT, _sealed(_EXPERIMENT), noted)
+
+    assert found.verdict is not None
+    assert found.verdict.problems == (problem,)
+
+
+@pytest.mark.parametrize(
+    ("noted", "problem"),
+    [
+        (NotedStart("0" * 64), f"the seal is gone: the audit log's entry of the start has its hash, {'0' * 64}"),
+        (None, "there is neither a seal nor an entry of the start in the audit log"),
+    ],
+)
+def test_account__seal_that_is_gone__is_broken(noted: NotedStart | None, problem: str) -> None:
+    found = account_of(_EXPERIMENT, None, noted)
+
+    assert (found.seal, found.verdict) == (None, Verdict((problem,), ()))
+
+
+@pytest.mark.parametrize(
+    ("experiment", "noted"),
+    [(replace(_EXPERIMENT, status=Status.DRAFT, started_at=None), None), (_EXPERIMENT, NotedStart(None))],
+)
+def test_account__draft_or_started_before_there_were_plans__has_no_verdict(
+    experiment: Experiment, noted: NotedStart | None
+) -> None:
+    found = account_of(experiment, None, noted)
+
+    assert (found.seal, found.verdict) == (None, None)
 
 
 def test_plan__said_again_without_versions__is_the_sealed_one() -> None:
