@@ -7,7 +7,7 @@ from app.calibration.values import MOST_METRICS, Column, Wanted
 from app.core.errors import Invalid
 from app.experiments.values import Experiment
 from app.measurement.plan import compiled
-from app.metrics.builtin import built_in, why_not_comparable
+from app.metrics.builtin import BUILT_IN_KEYS, COMPARABLE_KEYS, built_in
 from app.metrics.values import Kind, Metric, Recipe, Selection
 from app.results.measured import Shape
 
@@ -59,7 +59,8 @@ def chosen(metrics: Sequence[Metric], event_types: Sequence[str]) -> Chosen:
         if metric.recipe.kind not in _SHAPES:
             raise Invalid.field(
                 "metrics",
-                f"{metric.key} is a quantile, which cannot be calibrated; take shares, means or ratios",
+                f"{metric.key} is a quantile, which cannot be calibrated; take shares, means or ratios, of the built-in"
+                f" metrics {', '.join(_built_in_keys())}",
             )
     units = {measure.key: measure.unit for measure in compiled(recipes).measures}
     columns = tuple(
@@ -76,9 +77,16 @@ def chosen(metrics: Sequence[Metric], event_types: Sequence[str]) -> Chosen:
 
 def why_unknown(key: str) -> str:
     """Say why there is no metric of this key to calibrate."""
-    if (reason := why_not_comparable(key)) is not None:
-        return reason
+    if key in BUILT_IN_KEYS:
+        takeable = ", ".join(_built_in_keys())
+        return f"{key} is a total that grows with the arm; take one of {takeable}, or make a metric of kind count"
     return f"there is no metric {key!r} in this project; GET /metrics lists them"
+
+
+def _built_in_keys() -> list[str]:
+    """Return the built-in metrics that can be calibrated."""
+    found = [built_in(key, project_id=0) for key in COMPARABLE_KEYS]
+    return [metric.key for metric in found if metric is not None and metric.recipe.kind in _SHAPES]
 
 
 def _with_types(metric: Metric, event_types: Sequence[str]) -> Recipe:

@@ -4,7 +4,7 @@ Each line has six numbers: what it is about, the metric's index, the user's numb
 
 | about        | the other three                                                           |
 |--------------|---------------------------------------------------------------------------|
-| 0, a user    | the number of what the user is split with                                 |
+| 0, a user    | the number of what the user is split with; below 0 of a group              |
 | 1, a metric  | numerator and denominator of the user, in units; users with 0 may be left out |
 | 2, a unit    | side (0 numerator, 1 denominator) and the exponent: a unit is 2 to the power of minus that |
 """
@@ -27,11 +27,11 @@ class CannotCalibrate(Exception):
     """The control arm is nothing to calibrate by; the message says why, to people."""
 
 
-def read_users(columns: Sequence[Column], pieces: Iterable[bytes]) -> Users:
+def read_users(columns: Sequence[Column], pieces: Iterable[bytes], *, split_by: str | None = None) -> Users:
     """Read all lines, in whatever order and however cut.
 
     Raises:
-        CannotCalibrate: there are too few users, or too many to hold.
+        CannotCalibrate: there are too few users, or too many to hold, or nobody has what they are to be split by.
     """
     found: dict[tuple[int, int], list[Numbers]] = {}
     n_users = 0
@@ -51,6 +51,12 @@ def read_users(columns: Sequence[Column], pieces: Iterable[bytes]) -> Users:
             f"The control has {n_users} users; halves of fewer than {FEWEST_USERS} say nothing about a test."
         )
     people = np.concatenate(found.pop((USER, 0)))
+    # Groups have numbers below 0; without one, what was asked for would silently be a split by user.
+    if split_by is not None and not (people[:, 1] < 0).any():
+        raise CannotCalibrate(
+            f"split_by: none of the control's {n_users} users has {split_by!r} in the stored context. Check how the"
+            " name is written, or leave split_by out to split user by user."
+        )
     order = np.argsort(people[:, 0])
     keys = people[order, 0]
     _, units = np.unique(people[order, 1], return_inverse=True)

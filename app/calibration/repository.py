@@ -1,12 +1,14 @@
 """SQL of calibrations."""
 
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.calibration.places import Place
 from app.calibration.values import Calibration, CalibrationResult, Status, Wanted
 
 # Of one experiment: the newest.
@@ -42,6 +44,20 @@ _FAIL_IF_SILENT = text(
     "UPDATE calibrations SET status = 'failed', reason = :reason, ended_at = clock_timestamp()"
     " WHERE id = :id AND status = 'running' AND seen_at < clock_timestamp() - CAST(:silent_for AS interval)"
 )
+_FAIL_SILENT_ONES = text(
+    "UPDATE calibrations SET status = 'failed', reason = :reason, ended_at = clock_timestamp()"
+    " WHERE experiment_id = :experiment_id AND status = 'running'"
+    " AND seen_at < clock_timestamp() - CAST(:silent_for AS interval)"
+)
+_LIST = text(
+    """
+SELECT * FROM calibrations
+WHERE experiment_id = :experiment_id
+  AND (CAST(:created_at AS timestamptz) IS NULL
+    OR (created_at, id) < (CAST(:created_at AS timestamptz), CAST(:id AS uuid)))
+ORDER BY created_at DESC, id DESC LIMIT :limit
+"""
+)
 _FIND = text("SELECT * FROM calibrations WHERE id = :id AND experiment_id = :experiment_id")
 
 
@@ -74,16 +90,26 @@ class CalibrationRepository:
         await self._connection.execute(_FAIL_IF_SILENT, silent)
         values = {"id": calibration_id, "experiment_id": experiment_id}
         row = (await self._connection.execute(_FIND, values)).one_or_none()
-        if row is None:
-            return None
-        return Calibration(
-            id=row.id,
-            experiment_id=row.experiment_id,
-            status=Status(row.status),
-            progress=row.progress,
-            wanted=msgspec.json.decode(row.wanted, type=Wanted),
-            result=None if row.result is None else msgspec.json.decode(row.result, type=CalibrationResult),
-            reason=row.reason,
-            created_at=row.created_at,
-            ended_at=row.ended_at,
-        )
+        return None if row is None else _calibration(row)
+
+    async def list_(self, experiment_id: int, after: Place | None, limit: int) -> list[Calibration]:
+        """Return the experiment's calibrations after a place, newest first; of those that nobody works on as `find`."""
+        silent = {"experiment_id": experiment_id, "reason": _GONE, "silent_for": SILENT_FOR}
+        await self._connection.execute(_FAIL_SILENT_ONES, silent)
+        place = {"created_at": None, "id": None} if after is None else {"created_at": after.created_at, "id": after.id}
+        rows = await self._connection.execute(_LIST, {"experiment_id": experiment_id, "limit": limit, **place})
+        return [_calibration(row) for row in rows]
+
+
+def _calibration(row: Row[Any]) -> Calibration:
+    return Calibration(
+        id=row.id,
+        experiment_id=row.experiment_id,
+        status=Status(row.status),
+        progress=row.progress,
+        wanted=msgspec.json.decode(row.wanted, type=Wanted),
+        result=None if row.result is None else msgspec.json.decode(row.result, type=CalibrationResult),
+        reason=row.reason,
+        created_at=row.created_at,
+        ended_at=row.ended_at,
+    )

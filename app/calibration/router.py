@@ -8,10 +8,11 @@ from app.access.caller import CurrentCaller
 from app.access.guard import GUARDED, WITH_BODY, requires
 from app.access.scopes import Scope
 from app.calibration.errors import CalibrationNotFound, TooManyCalibrations
-from app.calibration.schemas import CalibrationIn, CalibrationOut
+from app.calibration.schemas import CalibrationIn, CalibrationList, CalibrationOut
 from app.calibration.wiring import Calibrations
 from app.core import routes
 from app.core.db import StoreUnavailable
+from app.core.paging import Paging
 from app.core.problems import documented
 from app.experiments.errors import ExperimentNotFound
 from app.experiments.wiring import ExperimentReference
@@ -37,6 +38,19 @@ async def begin_calibration(
     begun = await calibrations.begin(caller.project_id, experiment, body.wanted())
     response.headers["Location"] = f"{routes.API_PREFIX}/experiments/{begun.experiment_id}/calibrations/{begun.id}"
     return CalibrationOut.of(begun)
+
+
+@router.get(
+    "/experiments/{experiment}/calibrations",
+    dependencies=[requires(Scope.RESULTS)],
+    responses=documented(*GUARDED, ExperimentNotFound, StoreUnavailable),
+)
+async def list_calibrations(
+    experiment: ExperimentReference, caller: CurrentCaller, calibrations: Calibrations, paging: Paging
+) -> CalibrationList:
+    """List the experiment's calibrations, newest first; the newest 100 are kept."""
+    page = await calibrations.list_(caller.project_id, experiment, paging)
+    return CalibrationList(items=[CalibrationOut.of(item) for item in page.items], next_cursor=page.next_cursor)
 
 
 @router.get(

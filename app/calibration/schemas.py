@@ -140,3 +140,8 @@ class CalibrationOut(_Out):
             created_at=calibration.created_at,
             ended_at=calibration.ended_at,
         )
+
+
+class CalibrationList(BaseModel):
+    items: list[CalibrationOut]
+    next_cursor: str | None

@@ -9,11 +9,13 @@ import structlog
 from app.calibration.choosing import Chosen, attached_or_built_in, chosen, wanted_keys, why_unknown
 from app.calibration.errors import CalibrationNotFound, TooManyCalibrations
 from app.calibration.helper import HelperDied, run
+from app.calibration.places import place_after, place_of
 from app.calibration.repository import CalibrationRepository
 from app.calibration.statements import user_lines
 from app.calibration.values import Calibration, Job, Wanted
 from app.core.db import Database, StoreUnavailable
 from app.core.errors import Invalid
+from app.core.paging import Page, PageRequest, page_of
 from app.experiments.registry import ExperimentRegistry
 from app.experiments.values import Experiment
 from app.exports.copying import Copying, LineForm
@@ -89,6 +91,21 @@ class CalibrationService:
             raise CalibrationNotFound(f"The experiment has no calibration {calibration_id}; the newest 100 are kept.")
         return found
 
+    async def list_(self, project_id: int, reference: str, request: PageRequest) -> Page[Calibration]:
+        """Return the experiment's calibrations, newest first, whichever process works on them.
+
+        Raises:
+            ExperimentNotFound: the project has no such experiment.
+            Invalid: the cursor is not one of this list.
+            StoreUnavailable: PostgreSQL cannot be reached.
+        """
+        after = place_of(request)
+        await self._registry.ensure_fresh()
+        experiment = self._registry.get(project_id, reference)
+        async with self._database.begin() as connection:
+            found = await CalibrationRepository(connection).list_(experiment.id, after, request.limit + 1)
+        return page_of(found, request, place_after)
+
     async def stop(self) -> None:
         """Give up what is under way."""
         if self._task is not None:
@@ -128,7 +145,13 @@ class CalibrationService:
         async def feed(write: Write) -> None:
             await self._copy_users(experiment, wanted, chosen_, write)
 
-        job = Job(resplits=wanted.resplits, seed=wanted.seed, alpha=wanted.alpha, columns=chosen_.columns)
+        job = Job(
+            resplits=wanted.resplits,
+            seed=wanted.seed,
+            alpha=wanted.alpha,
+            columns=chosen_.columns,
+            split_by=wanted.split_by,
+        )
         saying = asyncio.create_task(self._say_so(calibration_id, progress))
         try:
             said = await run(job, feed, progressed)

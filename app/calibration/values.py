@@ -106,9 +106,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What the process that splits is told first."""
+    """What the process that splits is told first; `split_by` as the caller wrote it."""
 
     resplits: int
     seed: int
     alpha: float
     columns: tuple[Column, ...]
+    split_by: str | None = None

@@ -60,7 +60,7 @@ def work(source: BinaryIO, sink: BinaryIO) -> None:
 
     job = msgspec.json.decode(source.readline(), type=Job)
     try:
-        users = read_users(job.columns, pieces(source))
+        users = read_users(job.columns, pieces(source), split_by=job.split_by)
         result = calibrate(job, users, lambda progress: say(Said(progress=progress)))
     except Incomplete:
         return

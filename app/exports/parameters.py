@@ -5,24 +5,29 @@ from typing import assert_never
 from fastapi import Request
 
 from app.core.errors import FieldProblem, Invalid
-from app.exports.values import ExportOf
+from app.exports.values import ExportFormat, ExportOf
 from app.results.parameters import CONTEXT_PREFIX
 
 _ALWAYS = frozenset({"format", "of"})
 _OF_EVENTS = frozenset({"event_type", "start_date", "end_date", "include_overrides", "counted"})
+# What they ask for has no place in a table of variants and metrics: it is in the answer alone.
+_OF_ANSWER = frozenset({"breakdown", "effect_over_time", "granularity", "planned_sample", "target_mde"})
 
 
-def refuse_parameters_of_others(request: Request, of: ExportOf, *, counted: bool) -> None:
+def refuse_parameters_of_others(request: Request, of: ExportOf, form: ExportFormat, *, counted: bool) -> None:
     """Refuse what this export would silently ignore.
 
     Raises:
-        Invalid: a parameter belongs to another export.
+        Invalid: a parameter belongs to another export, or to another form of this one.
     """
     given = [name for name in dict.fromkeys(request.query_params) if name not in _ALWAYS]
     problems: list[FieldProblem]
     match of:
         case ExportOf.RESULTS:
             problems = _astray([name for name in given if name == "counted"], "is for of=events; remove it")
+            if form is not ExportFormat.JSON:
+                answered = [name for name in given if name in _OF_ANSWER]
+                problems += _astray(answered, f"has no place in the table of format={form}; format=json has it")
         case ExportOf.ASSIGNMENTS:
             problems = _astray(given, "of=assignments takes no such parameter; remove it")
         case ExportOf.EVENTS:

@@ -49,7 +49,8 @@ async def export(
     of: Annotated[
         ExportOf,
         Query(
-            description="`results` takes the parameters of results; `events` those that say which events, and"
+            description="`results` takes the parameters of results, as a table those that a table has a place for;"
+            " `events` those that say which events, and"
             " counted; `assignments` takes none."
         ),
     ] = ExportOf.RESULTS,
@@ -59,7 +60,7 @@ async def export(
     ] = True,
 ) -> Response:
     """Download results, assignments or events as a file. A download that ends too early is cut, never just short."""
-    refuse_parameters_of_others(request, of, counted=counted)
+    refuse_parameters_of_others(request, of, form, counted=counted)
     made = await _choose(exports, caller, experiment, form, of, question, reading, counted=counted)
     headers = {
         "Content-Disposition": f'attachment; filename="{made.filename}"',

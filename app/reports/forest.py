@@ -32,6 +32,7 @@ class Bar:
 
     metric: str
     label: str
+    over_control: bool
     less_is_better: bool
     lift: float | None
     lower: float | None
@@ -47,7 +48,7 @@ def forest(bars: Sequence[Bar], confidence_level: float) -> Html:
     area = Area(_LABELS, 34, WIDTH - _NUMBERS, height - 62)
     reach = _reach(bars)
     scale = Scale(-reach, reach, area.left, area.right)
-    parts: list[Child] = [horizontal_axis(scale, area, "Lift over the control, percent", sign=True)]
+    parts: list[Child] = [horizontal_axis(scale, area, _axis(bars), sign=True)]
     parts.append(stroke(scale(0), area.top, scale(0), area.bottom, "zero"))
     parts.append(write(WIDTH - _NUMBERS + 12, 20, "Lift and interval", class_="tick"))
     y = area.top
@@ -59,6 +60,11 @@ def forest(bars: Sequence[Bar], confidence_level: float) -> Html:
             parts.append(_row(bar, scale, y - _ROW / 2 + 4))
     parts.append(_legend(height - 12, confidence_level))
     return picture("forest", height, "Intervals of the lift", _described(bars), parts)
+
+
+def _axis(bars: Sequence[Bar]) -> str:
+    over = "the control" if all(bar.over_control for bar in bars) else "whom each is compared with"
+    return f"Lift over {over}, percent"
 
 
 def _reach(bars: Sequence[Bar]) -> float:

@@ -143,7 +143,7 @@ def plan(material: Material) -> Html:
     promised: list[tuple[Child, Child]] = [
         ("Hypothesis", foreign(own.hypothesis) if own.hypothesis else NOTHING),
         ("Planned sample", NOTHING if own.sample_size is None else f"{plain(own.sample_size)} users of all variants"),
-        ("When to decide", _RULES.get(own.stopping_rule.value, own.stopping_rule.value)),
+        ("When to decide", _when_to_decide(material)),
     ]
     if own.looks is not None:
         promised.append(("Looks", f"{own.looks}, spending {own.spending.value if own.spending else NOTHING}"))
@@ -155,13 +155,24 @@ def plan(material: Material) -> Html:
     )
 
 
+def _when_to_decide(material: Material) -> str:
+    """Say by which rule is decided: without a planned sample not by the plan's own, which needs one."""
+    own, applied = material.experiment.plan, material.results.summary.decision.rule
+    if own.sample_size is not None:
+        return _RULES.get(own.stopping_rule.value, own.stopping_rule.value)
+    words = _RULES.get(applied.stopping_rule, applied.stopping_rule)
+    if applied.planned_sample is not None:
+        return f"{words}, for which this report was asked with a sample of {plain(applied.planned_sample)} users"
+    return words if applied.stopping_rule == own.stopping_rule.value else f"{words}, as no sample was planned"
+
+
 def _seal(material: Material) -> Child:
     account = material.account
     if account is None:
         return "Cannot be looked at now: the database is not available. Make the report again later."
-    if account.seal is None or account.verdict is None:
+    if account.verdict is None:
         return "Not sealed. A plan is sealed at the start."
-    sealed = f"Sealed {moment(account.seal.sealed_at)}. "
+    sealed = "" if account.seal is None else f"Sealed {moment(account.seal.sealed_at)}. "
     if account.verdict.problems:
         return [sealed, tag("strong", "BROKEN: "), foreign("; ".join(account.verdict.problems))]
     changed = account.verdict.changed_since
@@ -262,6 +273,7 @@ def _bar(definition: DefinitionResult, found: ComparisonResult, control: str) ->
     return Bar(
         metric=definition.key,
         label=found.variant if found.control == control else label_of(found),
+        over_control=found.control == control,
         less_is_better=is_less_better(definition),
         lift=found.lift,
         lower=found.lift_ci_lower,

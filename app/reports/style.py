@@ -26,9 +26,9 @@ caption { text-align: left; color: var(--soft); padding: .2rem 0; caption-side: 
 th, td { text-align: left; vertical-align: top; padding: .3rem .5rem; border-bottom: 1px solid var(--rule); }
 thead th { border-bottom: 2px solid var(--soft); white-space: normal; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-td.text { overflow-wrap: anywhere; min-width: 4.5rem; }
+td.text { overflow-wrap: anywhere; min-width: 7rem; }
 td small, th small { display: block; color: var(--soft); font-weight: normal; }
-tbody th { font-weight: 600; overflow-wrap: anywhere; }
+tbody th { font-weight: 600; overflow-wrap: anywhere; min-width: 8rem; }
 dt { font-weight: 600; margin-top: .5rem; } dd { margin: 0 0 0 1rem; }
 code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .86em; overflow-wrap: anywhere; }
 .note { border-left: 4px solid var(--rule); padding-left: .7rem; }

@@ -109,14 +109,17 @@ def test_calibration__users_of_a_household_alike__is_outside_when_split_by_house
 
     together = _calibrated(client, experiment, metrics=["value_per_user"], split_by="household", resplits=500)
     alone = _calibrated(client, experiment, metrics=["value_per_user"], resplits=500)
-    unknown = _calibrated(client, experiment, metrics=["value_per_user"], split_by="company", resplits=500)
+    misspelt = _ended(client, _begin(client, experiment, metrics=["value_per_user"], split_by="houshold"))
 
     assert together[""]["units"] == 60
     assert together["value_per_user"]["inside"] is False
     assert together["value_per_user"]["false_positive_rate"] > 2 * together["value_per_user"]["upper"]
     assert alone["value_per_user"]["inside"] is True
-    # Who has no such value is alone.
-    assert unknown[""]["units"] == unknown[""]["users"] == alone[""]["users"]
+    assert alone[""]["units"] == alone[""]["users"]
+    # Nobody has such a value, and a split by user would be none that was asked for.
+    assert (misspelt["status"], misspelt["result"]) == ("failed", None)
+    assert "split_by" in misspelt["reason"]
+    assert "'houshold'" in misspelt["reason"]
 
 
 def test_calibration__stored_metrics__are_those_of_the_experiment(client: httpx.Client) -> None:
@@ -209,6 +212,38 @@ def test_calibration__who_counts__is_who_counts_in_results(client: httpx.Client)
 )
 def test_calibration__wrong_body__is_refused_by_field(client: httpx.Client, sold: Json, body: Json, field: str) -> None:
     expect_problem(client.post(f"/experiments/{sold['key']}/calibrations", json=body), 422, field=field)
+
+
+@pytest.mark.parametrize("key", ["event_count", "p95_value"])
+def test_calibration__metric_that_cannot_be_calibrated__names_only_what_is_taken(
+    client: httpx.Client, sold: Json, key: str
+) -> None:
+    refused = client.post(f"/experiments/{sold['key']}/calibrations", json={"metrics": [key]})
+    detail = expect_problem(refused, 422, field="metrics")["detail"]
+    assert "avg_value, conversion_rate, value_per_user" in detail
+    assert "p95_value" not in detail.partition(key)[2]
+
+
+def test_calibrations__listed__are_newest_first_in_pages(
+    client: httpx.Client, sold: Json, empty_project: httpx.Client
+) -> None:
+    experiment = make_experiment(client)
+    path = f"/experiments/{experiment['key']}/calibrations"
+    assert client.get(path).json() == {"items": [], "next_cursor": None}
+    begun = [_begin_and_end(client, experiment, seed) for seed in range(3)]
+
+    first = client.get(path, params={"limit": 2}).json()
+    second = client.get(path, params={"limit": 2, "cursor": first["next_cursor"]}).json()
+
+    assert [*first["items"], *second["items"]] == begun[::-1]
+    assert second["next_cursor"] is None
+    expect_problem(client.get(path, params={"cursor": "MQ"}), 422, field="cursor")
+    expect_problem(client.get(f"/experiments/{sold['key']}/calibrations", params={"limit": 0}), 422, field="limit")
+    expect_problem(empty_project.get(f"/experiments/{experiment['id']}/calibrations"), 404)
+
+
+def _begin_and_end(client: httpx.Client, experiment: Json, seed: int) -> Json:
+    return _ended(client, _begin(client, experiment, seed=seed))
 
 
 def test_calibration__nobody_in_the_control__fails_with_the_reason(client: httpx.Client) -> None:

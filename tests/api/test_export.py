@@ -240,6 +240,7 @@ def test_export__of_results__has_the_numbers_of_results(client: httpx.Client, fo
         assert flat.keys() >= {"difference", "lift", "p_value", "p_value_bh", "always_valid_ci_upper", "method"}
         assert {name: row[name] for name in flat} == flat
         for block in ("bayes", "cuped"):
+            assert row[f"{block}_null_reason"] == comparison[block]["null_reason"]
             shared = {f"{block}_{name}": value for name, value in comparison[block].items() if f"{block}_{name}" in row}
             assert shared
             assert {name: row[name] for name in shared} == shared
@@ -311,6 +312,10 @@ def test_export__of_any_kind__is_a_named_attachment(client: httpx.Client, of: st
         ({"of": "assignments", "start_date": "2026-01-01"}, "start_date"),
         ({"of": "assignments", "counted": "true"}, "counted"),
         ({"of": "results", "counted": "false"}, "counted"),
+        ({"of": "results", "breakdown": "country"}, "breakdown"),
+        ({"of": "results", "format": "parquet", "effect_over_time": "true"}, "effect_over_time"),
+        ({"of": "results", "format": "parquet", "granularity": "hour"}, "granularity"),
+        ({"of": "results", "planned_sample": "100"}, "planned_sample"),
         ({"of": "events", "counted": "perhaps"}, "counted"),
         ({"of": "events", "limit": "5"}, "limit"),
         ({"of": "events", "start_date": "2026-01-02", "end_date": "2026-01-01"}, "end_date"),
@@ -321,6 +326,14 @@ def test_export__parameter_that_does_not_belong__is_422(
 ) -> None:
     experiment = make_experiment(client)
     expect_problem(client.get(f"/experiments/{experiment['key']}/export", params=query), 422, field=field)
+
+
+def test_export__of_results_with_what_no_table_holds__says_which_form_has_it(client: httpx.Client) -> None:
+    path = f"/experiments/{make_experiment(client)['key']}/export"
+    refused = client.get(path, params={"of": "results", "format": "csv", "breakdown": "country"})
+    assert "format=json" in expect_problem(refused, 422, field="breakdown")["detail"]
+    taken = client.get(path, params={"of": "results", "format": "json", "breakdown": "country"})
+    assert taken.json()["breakdown"]["attribute"] == "country"
 
 
 def test_export__unknown_experiment__is_404(

@@ -31,7 +31,7 @@ _CONTRACT = {
     "/experiments/{experiment}/diagnosis": {"get"},
     "/experiments/{experiment}/query/explain": {"post"},
     "/experiments/{experiment}/report": {"get"},
-    "/experiments/{experiment}/calibrations": {"post"},
+    "/experiments/{experiment}/calibrations": {"post", "get"},
     "/experiments/{experiment}/calibrations/{calibration_id}": {"get"},
     "/experiments/{experiment}/export": {"get"},
     "/power": {"post"},

@@ -49,6 +49,7 @@ _NEEDS: dict[tuple[str, str], str] = {
     ("post", f"{_ONE}/query/explain"): "results",
     ("get", f"{_ONE}/report"): "results",
     ("post", f"{_ONE}/calibrations"): "results",
+    ("get", f"{_ONE}/calibrations"): "results",
     ("get", f"{_ONE}/calibrations/{{calibration_id}}"): "results",
     ("get", f"{_ONE}/export"): "results",
     ("post", "/power"): "results",

@@ -44,9 +44,7 @@ pytestmark = pytest.mark.xdist_group("large-export")
 
 
 @pytest.mark.parametrize("form", _FORMS)
-def test_export__of_many_events__is_exact_in_bounded_memory_and_time(
-    large: Large, form: str, tmp_path: Path
-) -> None:
+def test_export__of_many_events__is_exact_in_bounded_memory_and_time(large: Large, form: str, tmp_path: Path) -> None:
     service = psutil.Process(large.service.process.pid)
     file = tmp_path / f"events.{form}"
     before = most = service.memory_info().rss

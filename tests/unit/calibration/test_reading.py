@@ -52,6 +52,11 @@ def test_read_users__too_few__says_how_many() -> None:
         read_users(_COLUMNS, [])
 
 
+def test_read_users__nobody_in_a_group__is_no_split_by_it() -> None:
+    with pytest.raises(CannotCalibrate, match=r"split_by: none of the control's 20 users has 'houshold'"):
+        read_users(_COLUMNS, [_lines()], split_by="houshold")
+
+
 @pytest.mark.parametrize("before", [b"", b"1,2\n", b"x" * 3_000_000 + b"\n"])
 def test_pieces__last_line__is_cut_off(before: bytes) -> None:
     assert b"".join(pieces(io.BytesIO(before + END))) == before

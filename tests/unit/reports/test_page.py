@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from app.experiments.analysis_plan import StoppingRule
 from app.experiments.lifecycle import Status
 from app.experiments.sealing import PlanAccount, Verdict
 from app.metrics.values import Direction, Role
 from app.reports.glossary import GLOSSARY
 from app.reports.page import SECURITY_POLICY, page
+from app.reports.style import STYLE
 from app.reports.values import Material
 from app.results.analysis import analyse, answer
 from app.results.answer import BreakdownResult, FamilyResult, SegmentResult
@@ -120,6 +122,26 @@ def test_page__everything_there_is__shows_it_all() -> None:
         assert meaning.split(".")[0] in reader.text
     # One of intervals, one of exposures, and for each tested comparison one over time and one of the posterior.
     assert len(reader.of("svg")) == 2 + 2 * 6
+
+
+def test_page__long_texts_beside_a_label__leave_it_the_width_of_its_words() -> None:
+    # What may break anywhere has no width of its own in a table: without these, "Hypothesis" had one of four letters.
+    for rule in ("tbody th", "td.text"):
+        (found,) = re.findall(rf"^{re.escape(rule)} {{([^}}]*)}}", STYLE, re.MULTILINE)
+        assert "overflow-wrap: anywhere" in found
+        (width,) = re.findall(r"min-width: (\d+)rem", found)
+        assert int(width) >= 7
+
+
+def test_page__no_planned_sample__is_decided_by_the_same_rule_wherever_it_stands() -> None:
+    plan = replace(planned().plan, sample_size=None, stopping_rule=StoppingRule.FIXED)
+    text = _check(page(material(plan=plan))).text
+    assert "Decided at any time, by always-valid intervals" in text
+    assert "at any time, by always-valid intervals, as no sample was planned" in text
+    assert "once, at the planned sample size" not in text
+    asked = _check(page(material(plan=plan, reading=replace(PLAIN, planned_sample=4000)))).text
+    assert "at any time" not in asked
+    assert "for which this report was asked with a sample of 4,000 users" in asked
 
 
 def test_page__numbers__are_those_of_the_answer() -> None:
@@ -254,6 +276,7 @@ def test_page__pairs_and_priors__are_named() -> None:
     )
     text = _check(page(material(reading=reading))).text
     assert "treatment_2 against treatment_1" in text
+    assert "Lift over whom each is compared with, percent" in text
     assert "Prior of shares: Beta(2, 8)." in text
     assert "normal, mean 0, standard deviation 0.1" in text
 
