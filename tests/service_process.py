@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -237,3 +237,10 @@ def experiment_body(key: str, *allocations: float, **fields: object) -> dict[str
         for name, share in zip(keys, allocations or (50, 50), strict=False)
     ]
     return {"key": key, "name": key.title(), "variants": variants, "status": "running", **fields}
+
+
+def without_origin(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an answer about results says, without where it comes from and what follows from the clock."""
+    said = {name: value for name, value in answer.items() if name not in {"metadata", "provenance"}}
+    of_the_clock = {"users_per_day", "remaining_days", "remaining_days_null_reason"}
+    return {**said, "summary": {name: value for name, value in said["summary"].items() if name not in of_the_clock}}

@@ -21,6 +21,7 @@ from tests.service_process import (
     running_service,
     wait_for_history,
     wait_until,
+    without_origin,
 )
 
 pytestmark = [pytest.mark.xdist_group("heavy"), pytest.mark.timeout(300)]
@@ -106,10 +107,6 @@ def results(client: httpx.Client, source: str) -> dict[str, Any]:
     )
     body: dict[str, Any] = answer.raise_for_status().json()
     return body
-
-
-def without_origin(answer: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in answer.items() if name != "metadata"}
 
 
 def check_postgres(service: ServiceProcess, journal: Journal) -> dict[str, Sent]:

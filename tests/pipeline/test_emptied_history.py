@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.factories import event_body, make_experiment
-from tests.service_process import ServiceProcess, running_service, wait_until
+from tests.service_process import ServiceProcess, running_service, wait_until, without_origin
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -57,4 +57,4 @@ def _results(client: httpx.Client, experiment: dict[str, Any], source: str) -> h
 def _told(answer: httpx.Response | dict[str, Any]) -> dict[str, Any]:
     """Return what an answer says, without where it comes from."""
     body: dict[str, Any] = answer if isinstance(answer, dict) else answer.raise_for_status().json()
-    return {name: value for name, value in body.items() if name != "metadata"}
+    return without_origin(body)

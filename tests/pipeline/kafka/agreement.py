@@ -12,7 +12,7 @@ from app.core.settings import ClickHouseSettings
 from tests.crash.writers import Sent
 from tests.pipeline.kafka.clients import Ledger
 from tests.pipeline.kafka.installation import Installation
-from tests.service_process import wait_until
+from tests.service_process import wait_until, without_origin
 
 METRICS = ("conversion_rate", "unique_users", "event_count", "avg_value", "value_per_user", "p95_value")
 # After the last fault: servers come back, the group is put together anew, what waits is brought.
@@ -40,7 +40,7 @@ def results(client: httpx.Client, experiment: str, source: str = "auto") -> http
 def answered(client: httpx.Client, experiment: str, source: str = "auto") -> dict[str, Any]:
     """Return what the answer says, without where it comes from."""
     body: dict[str, Any] = results(client, experiment, source).raise_for_status().json()
-    return {name: value for name, value in body.items() if name != "metadata"}
+    return without_origin(body)
 
 
 def catch_up(installation: Installation, experiment: str) -> float:
