@@ -183,21 +183,23 @@ def test_export__of_an_experiment_with_a_population__says_who_counts_as_results_
     assigned = _by(_export(client, experiment, "assignments", "json"), "user_id")
     seen_at = assigned["strayed"]["assigned_at"] + timedelta(seconds=1)
     other = "v0" if assigned["strayed"]["variant"] == "v1" else "v1"
+    # Other tests have users of these names, and theirs may buy as well.
+    bought_type = unique("buy")
     exposure = {"event_type": "exposure", "experiment_id": experiment["key"], "timestamp": seen_at.isoformat()}
     _send(
         client,
         *({**exposure, "user_id": user} for user in ("seen", "tester", "bot")),
         {**exposure, "user_id": "strayed", "properties": {"variant": other}},
         *(
-            {"event_type": "buy", "user_id": user, "timestamp": (seen_at + timedelta(seconds=after)).isoformat()}
+            {"event_type": bought_type, "user_id": user, "timestamp": (seen_at + timedelta(seconds=after)).isoformat()}
             for user in assigned
             for after in (-0.5, 0.5)
         ),
     )
 
     users = _by(_export(client, experiment, "assignments", "json"), "user_id")
-    bought = _export(client, experiment, "events", "json", event_type="buy")
-    everything = _export(client, experiment, "events", "json", event_type="buy", counted="false")
+    bought = _export(client, experiment, "events", "json", event_type=bought_type)
+    everything = _export(client, experiment, "events", "json", event_type=bought_type, counted="false")
 
     assert {name: (row["exposed_at"], row["excluded"]) for name, row in users.items()} == {
         "seen": (seen_at, None),

@@ -491,7 +491,7 @@ def test_outbox__of_an_experiment__says_its_population_plan_and_metrics(
     experiment = make_experiment(client, plan=_plan(metric, sample_size=10), population=_POPULATION)
     rows = service.rows(
         "SELECT payload ->> 'definition' AS definition FROM outbox_events"
-        " WHERE aggregatetype = 'experiment' AND aggregateid = $1 ORDER BY seq",
+        " WHERE aggregatetype = 'experiment' AND aggregateid = $1 ORDER BY xid, seq",
         str(experiment["id"]),
     )
     definition = httpx.Response(200, content=rows[-1]["definition"]).json()

@@ -3,7 +3,7 @@
 import csv
 import time
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -161,7 +161,8 @@ def test_export__events_dropped_from_postgresql__is_refused(large: Large) -> Non
         assert "start_date=2026-01-02T00:00:00+00:00" in refused["detail"]
         expect_problem(large.client.get(path, params=query | {"counted": "false"}), 409)
         for counted in ("true", "false"):
-            later = query | {"start_date": "2026-01-02T00:00:00.999990Z", "counted": counted}
+            last_ten = datetime(2026, 1, 2, tzinfo=UTC) + timedelta(microseconds=EVENTS - 10)
+            later = query | {"start_date": last_ten.isoformat(), "counted": counted}
             with large.client.stream("GET", path, params=later) as response:
                 assert response.status_code == 200
                 assert len(response.read().splitlines()) == 1 + 10
