@@ -1,5 +1,6 @@
 """Calibrations: the control's users are split at random, and the tests find what is not there as rarely as they say."""
 
+import contextlib
 import random
 import time
 from pathlib import Path
@@ -304,7 +305,13 @@ def _client(service: ServiceProcess) -> httpx.Client:
 
 
 def _helpers(service: ServiceProcess) -> list[psutil.Process]:
-    return [process for process in service.family() if "app.calibration.worker" in " ".join(process.cmdline())]
+    return [process for process in service.family() if _works_on_calibrations(process)]
+
+
+def _works_on_calibrations(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):  # It ended meanwhile, or is a zombie, which is one of these.
+        return "app.calibration.worker" in " ".join(process.cmdline())
+    return False
 
 
 def _begin_long(client: httpx.Client, service: ServiceProcess) -> Json:
