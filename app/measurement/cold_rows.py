@@ -1,65 +1,24 @@
-"""One row a user in ClickHouse: the events that count for each metric, and what they add up to.
+"""One row a user in ClickHouse: what the events that count for each metric add up to.
 
-Events are joined with who is exposed and gathered into arrays. Two things have to be known before a metric's totals
-are: the unit of its values, and the quantile at which totals are cut; each is a look at the events of those metrics
-alone that need it. Columns that are the same for several metrics are worked out once (see `Rows`).
+Two things have to be known before a metric's totals are: the unit of its values, and the quantile at which totals are
+cut; each is a look at the events of those metrics alone that need it. Columns that are the same for several metrics are
+worked out once (see `Rows`).
 
-Columns of a user's row: by list, `first` moment and `number` of the events that count, and, where that is not enough,
-`f` their moments and `a` their numbers; by metric, `d` the days of what is added, ascending, `x`, `y` what is added to
-numerator and denominator, `e` the days of a denominator that is counted by itself, `p` the days of both sides packed,
-`z` the covariate, `g` and `h` the totals after each addition, `gg` the limited ones before it, `w` the covariate within
-its limits, `n` the number of events, `u` that of the denominator's, `c` when each step was done, `q` the values.
+Columns of a user's row, besides those of its lists (see `cold_lists`), by metric: `d` the days of what is added,
+ascending, `x`, `y` what is added to numerator and denominator, `e` the days of a denominator that is counted by itself,
+`p` the days of both sides packed, `z` the covariate, `g` and `h` the totals after each addition, `gg` the limited ones
+before it, `w` the covariate within its limits, `n` the number of events, `u` that of the denominator's, `c` when each
+step was done, `q` the values.
 """
 # ruff: noqa: S608  # All statements are made of constants and numbers.
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
-from app.events.messages import MOST_AHEAD
-from app.measurement import cold_filters
-from app.measurement.plan import (
-    DAY_US,
-    FOREVER_US,
-    NO_LIMIT_BITS,
-    US,
-    Cap,
-    Measure,
-    Plan,
-    Shape,
-    Stretch,
-    Track,
-    bounds_us,
-    days_of,
-)
-from app.measurement.tail import EVENTS as TAIL_EVENTS
+from app.measurement.cold_lists import filtered
+from app.measurement.cold_source import Source, day_of, joined, scale_of_list
+from app.measurement.plan import NO_LIMIT_BITS, Cap, Measure, Plan, Shape
 from app.measurement.values import Asked, Exposed
-from app.metrics.values import ValueSource
 
-# The conditions on ingestion times follow from those on the events' own, and spare partitions that are too old.
-_IN_HISTORY = """
-            WHERE project_id = {project_id:Int64}
-              AND (experiment_id IS NULL OR experiment_id = {experiment_id:Int64})
-              AND ingested_at < {watermark:DateTime64(6, 'UTC')}
-              AND ingested_at >= (SELECT min(exposed_at) FROM exposed)
-                  - toIntervalMicrosecond({most_ahead_us:Int64} + {look_back_us:Int64})"""
-_TAIL = f"""
-            FROM {TAIL_EVENTS} WHERE true"""
-_OF_TYPES = """
-              AND event_type IN ({{{name}:Array(String)}})"""
-_UNTIL = """
-              AND ts < {until:DateTime64(6, 'UTC')}"""
-_SINCE = """
-              AND ts >= {since:DateTime64(6, 'UTC')}"""
-_VALUED = """
-              AND value IS NOT NULL"""
-_OF_USER = ("variant_id", "exposed_us")
-# Users get a number, because grouping by numbers is far cheaper than grouping by text.
-PEOPLE = (
-    "SELECT user_id, variant_id, toUnixTimestamp64Micro(exposed_at) AS exposed_us,"
-    " toUInt32(row_number() OVER ()) AS unit FROM exposed"
-)
-# The day's number within the series; what lies outside it counts in its first or last day.
-_DAY = f"toUInt16(least(greatest(intDiv({{us}}, {DAY_US}) - {{{{first_day:Int64}}}}, 0), {{{{days:Int64}}}} - 1))"
 # The exponent field of a double is read from its bits: no logarithm rounds as reliably.
 _PEAK = "maxIf(abs(assumeNotNull({number})), {counts})"
 _SCALE = f"1084 - toInt32(bitAnd(bitShiftRight(reinterpretAsUInt64({_PEAK}), 52), 2047))"
@@ -107,96 +66,48 @@ class Rows:
         return Rows(f"\nSELECT {', '.join(selected)} FROM ({self.sql})", names)
 
 
-class Source:
-    """Where users' rows come from, and what is known before they are looked at."""
-
-    def __init__(self, plan: Plan, asked: Asked, exposed: Exposed, *, with_tail: bool) -> None:
-        self._plan = plan
-        self._asked = asked
-        self._exposed = exposed
-        self._places = {found: place for place, found in enumerate(plan.lists)}
-        self.with_tail = with_tail
-        self.first_day, self.days = days_of(asked)
-        self.in_order = asked.days is not None
-        self.until = asked.end is not None
-        # Covariates are from before the question's time.
-        self.has_start = asked.start is not None
-        self.since = self.has_start and not any(measure.covariate for measure in plan.measures)
-        self._bound: dict[str, Any] = {}
-        self.scalars = ""
-        # By list.
-        self.scales: dict[int, str] = {}
-        self.cuts: dict[tuple[int, str], str] = {}
-        self._know_scales()
-        self._know_cuts()
-
-    def place(self, track: Track, stretch: Stretch) -> int:
-        """Return the number of a list of events."""
-        return self._places[track, stretch]
-
-    def scale_of(self, measure: Measure, side: str) -> str:
-        """Return the exponent of a side whose unit is chosen here; sides of the same events have the same."""
-        return self.scales[self.place(*measure.lists[side])]
-
-    def _know_scales(self) -> None:
-        scaled = {measure.lists[side]: measure.index for measure in self._plan.measures for side in measure.scaled}
-        if not scaled:
-            return
-        some = self._plan.only(scaled.values())
-        tracks = some.tracks
-        found = []
-        for track, stretch in scaled:
-            index, place = tracks.index(track), self.place(track, stretch)
-            counts = f"keeps{index} AND {_inside(self, stretch, place)}"
-            found.append(_SCALE.format(number=f"amount{index}", counts=counts))
-            self.scales[place] = f"assumeNotNull(tupleElement(scales, {len(found)}))"
-        self.scalars += f",\n(SELECT tuple({', '.join(found)}) FROM {_joined(self, some, 'scales')}) AS scales"
-
-    def _know_cuts(self) -> None:
-        cut = [(measure, side) for measure in self._plan.measures if measure.winsorize for side in measure.limited]
-        if not cut:
-            return
-        some = self._plan.only(measure.index for measure, _ in cut)
-        rows = _in_units(self, some, "cuts")
-        found = []
-        for measure, side in cut:
-            over, under = measure.winsorize or (1, 1)
-            own = rows.names[f"{side}{measure.index}"]
-            total = f"arrayCumSum({own})[-1]" if side == "x" else own
-            sort, rank = ("Reverse", _RANK_FROM_ABOVE) if 2 * over > under else ("", _RANK)
-            place = rank.format(over=over, under=under)
-            found.append(_CUT.format(sort=f"arrayPartial{sort}Sort", place=place, total=total))
-        self.scalars += ",\n(SELECT count() FROM exposed) AS users"
-        self.scalars += f",\n(SELECT tuple({', '.join(found)}) FROM ({rows.sql})) AS cuts"
-        self.cuts = {
-            (m.index, side): f"assumeNotNull(tupleElement(cuts, {i}))" for i, (m, side) in enumerate(cut, start=1)
-        }
-
-    def bind(self, name: str, value: object) -> str:
-        """Bind a parameter and return its name; the same name always has the same value."""
-        self._bound[name] = value
-        return name
-
-    def parameters(self) -> Mapping[str, Any]:
-        start_us, _ = bounds_us(self._asked)
-        bound: dict[str, Any] = {
-            "project_id": self._asked.project_id,
-            "experiment_id": self._asked.experiment_id,
-            "most_ahead_us": MOST_AHEAD // US,
-            "look_back_us": self._plan.look_back_us,
-            "start_us": start_us,
-            "first_day": self.first_day,
-            "days": self.days,
-        }
-        if self._asked.start is not None:
-            bound["since"] = self._asked.start
-        if self._asked.end is not None:
-            bound["until"] = self._asked.end
-        return {**self._exposed.parameters, **bound, **self._bound}
+def prepared(plan: Plan, asked: Asked, exposed: Exposed, *, with_tail: bool) -> Source:
+    """Return the source of users' rows, with the scalars that have to be known before these are worked out."""
+    source = Source(plan, asked, exposed, with_tail=with_tail)
+    _know_scales(source, plan)
+    _know_cuts(source, plan)
+    return source
 
 
-def day_of(us: str) -> str:
-    return _DAY.format(us=us)
+def _know_scales(source: Source, plan: Plan) -> None:
+    scaled = {measure.lists[side]: measure.index for measure in plan.measures for side in measure.scaled}
+    if not scaled:
+        return
+    some = plan.only(scaled.values())
+    tracks = some.tracks
+    found = []
+    for track, stretch in scaled:
+        index, place = tracks.index(track), source.place(track, stretch)
+        counts = f"keeps{index} AND {source.inside(track, stretch)}"
+        found.append(_SCALE.format(number=f"amount{index}", counts=counts))
+        source.scales[place] = f"assumeNotNull(tupleElement(scales, {len(found)}))"
+    source.scalars += f",\n(SELECT tuple({', '.join(found)}) FROM {joined(source, some, 'scales')}) AS scales"
+
+
+def _know_cuts(source: Source, plan: Plan) -> None:
+    cut = [(measure, side) for measure in plan.measures if measure.winsorize for side in measure.limited]
+    if not cut:
+        return
+    some = plan.only(measure.index for measure, _ in cut)
+    rows = _in_units(source, some, "cuts")
+    found = []
+    for measure, side in cut:
+        over, under = measure.winsorize or (1, 1)
+        own = rows.names[f"{side}{measure.index}"]
+        total = f"arrayCumSum({own})[-1]" if side == "x" else own
+        sort, rank = ("Reverse", _RANK_FROM_ABOVE) if 2 * over > under else ("", _RANK)
+        place = rank.format(over=over, under=under)
+        found.append(_CUT.format(sort=f"arrayPartial{sort}Sort", place=place, total=total))
+    source.scalars += ",\n(SELECT count() FROM exposed) AS users"
+    source.scalars += f",\n(SELECT tuple({', '.join(found)}) FROM ({rows.sql})) AS cuts"
+    source.cuts = {
+        (m.index, side): f"assumeNotNull(tupleElement(cuts, {i}))" for i, (m, side) in enumerate(cut, start=1)
+    }
 
 
 def _type_of(measure: Measure) -> str:
@@ -211,161 +122,11 @@ def squared_in(measure: Measure) -> str:
     return "toInt256" if measure.scaled or measure.is_limited or measure.shape is Shape.DELAY else "toInt64"
 
 
-def filtered(source: Source, plan: Plan, name: str) -> str:
-    """Return the rows of users who have events, with the moments and numbers of those that count.
-
-    Events that several lists look at are gathered once and told apart in the user's row: there are far fewer users
-    than events, and for every event each aggregate costs something, also where it does not take it.
-    """
-    listed, ordered = _listed(source, plan), _ordered(source, plan) if name == "main" else frozenset()
-    grouped, rows, lists = [f"any({own}) AS {own}" for own in _OF_USER], list(_OF_USER), list(_OF_USER)
-    for index, track in enumerate(plan.tracks):
-        own = {one: source.place(*one) for one in plan.lists if one[0] == track}
-        together = len(own) > 1 and not listed.isdisjoint(own)
-        for one, place in own.items():
-            inside = _inside(source, one[1], place)
-            counts = f"keeps{index} AND {inside}"
-            if together:
-                lists += _picked(track, f"t{index}", place, inside, is_listed=one in listed)
-            elif one in listed or track.has_numbers:
-                grouped += _gathered(track, index, f"l{place}", counts)
-                rows += _in_order(track, f"l{place}", is_ordered=one in ordered)
-                lists += _whole(track, f"l{place}", place)
-            else:
-                grouped += [f"minIf(moment, {counts}) AS first{place}", f"countIf({counts}) AS number{place}"]
-                rows += [f"first{place}", f"number{place}"]
-                lists += [f"first{place}", f"number{place}"]
-        if together:
-            grouped += _gathered(track, index, f"t{index}", f"keeps{index}")
-            rows += _in_order(track, f"t{index}", is_ordered=not ordered.isdisjoint(own))
-    lists += [f"{scale} AS {_scale(place)}" for place, scale in source.scales.items()]
-    return f"""
-    SELECT {", ".join(lists)} FROM (
-    SELECT {", ".join(rows)} FROM (
-    SELECT {", ".join(grouped)} FROM {_joined(source, plan, name)}
-    GROUP BY unit))"""
-
-
-def _listed(source: Source, plan: Plan) -> frozenset[tuple[Track, Stretch]]:
-    """Return the lists of which every event is needed: without a series numbers of events are known by counting."""
-    if source.in_order:
-        return plan.listed
-    return plan.only(measure.index for measure in plan.measures if not is_number(measure)).listed
-
-
-def _ordered(source: Source, plan: Plan) -> frozenset[tuple[Track, Stretch]]:
-    """Return the lists whose events are added up day by day."""
-    if not source.in_order:
-        return frozenset()
-    amounts = (measure for measure in plan.measures if measure.shape is Shape.AMOUNTS)
-    return frozenset(found for measure in amounts for side, found in measure.lists.items() if side != "z")
-
-
-def _gathered(track: Track, index: int, name: str, counts: str) -> Iterator[str]:
-    yield f"groupArrayIf(moment, {counts}) AS moments_{name}"
-    if track.has_numbers:
-        yield f"groupArrayIf(assumeNotNull(amount{index}), {counts}) AS numbers_{name}"
-
-
-def _in_order(track: Track, name: str, *, is_ordered: bool) -> Iterator[str]:
-    """Put the events in their order, once for all lists; at one moment it does not matter."""
-    moments, numbers = f"moments_{name}", f"numbers_{name}"
-    yield f"arraySort({moments}) AS f_{name}" if is_ordered else f"{moments} AS f_{name}"
-    if track.has_numbers:
-        yield f"{f'arraySort((number, moment) -> moment, {numbers}, {moments})' if is_ordered else numbers} AS a_{name}"
-
-
-def _picked(track: Track, name: str, place: int, inside: str, *, is_listed: bool) -> Iterator[str]:
-    """Return a list out of the events that several lists share."""
-    found = f"arrayFilter(moment -> {inside}, f_{name})"
-    yield f"arrayMin({found}) AS first{place}"
-    yield f"{f'length({found})' if is_listed else f'arrayCount(moment -> {inside}, f_{name})'} AS number{place}"
-    if is_listed:
-        yield f"{found} AS f{place}"
-    if track.has_numbers:
-        yield f"arrayFilter((number, moment) -> {inside}, a_{name}, f_{name}) AS a{place}"
-
-
-def _whole(track: Track, name: str, place: int) -> Iterator[str]:
-    # Moments and numbers are as many. Counting what is needed anyway keeps the other from being gathered.
-    yield f"arrayMin(f_{name}) AS first{place}"
-    yield f"length({'a' if track.has_numbers else 'f'}_{name}) AS number{place}"
-    yield f"f_{name} AS f{place}"
-    if track.has_numbers:
-        yield f"a_{name} AS a{place}"
-
-
-def _joined(source: Source, plan: Plan, name: str) -> str:
-    """Return the events that may matter, with the user of each."""
-    types, tracks = plan.event_types, plan.tracks
-    of_types = _OF_TYPES.format(name=source.bind(f"types_{name}", list(types))) if types else ""
-    condition = of_types + (_UNTIL if source.until else "") + (_SINCE if source.since else "")
-    # Copies are alike, so that events without a value may be left out before copies are.
-    if all(track.source is ValueSource.VALUE for track in tracks):
-        condition += _VALUED
-    # Copies do not move a maximum.
-    final = "" if name == "scales" else " FINAL"
-    streams = [_stream(source, tracks, name, f" FROM events{final}{_IN_HISTORY}{condition}")]
-    if source.with_tail:
-        streams.append(_stream(source, tracks, name, _TAIL + condition))
-    return f"""({" UNION ALL ".join(streams)}) AS happened
-    INNER JOIN ({PEOPLE}) AS people ON happened.user_id = people.user_id
-    WHERE happened.moment >= people.exposed_us - {{look_back_us:Int64}}"""
-
-
-def _stream(source: Source, tracks: tuple[Track, ...], name: str, rows: str) -> str:
-    columns = ["user_id", "toUnixTimestamp64Micro(ts) AS moment"]
-    for index, track in enumerate(tracks):
-        keeps = _keeps(source, track, f"{name}{index}")
-        if track.has_numbers:
-            columns.append(f"{_number(source, track, f'{name}{index}')} AS amount{index}")
-            keeps += f" AND amount{index} IS NOT NULL"
-        columns.append(f"{keeps} AS keeps{index}")
-    if any(track.filters or track.source is ValueSource.PROPERTY for track in tracks):
-        rows = f" FROM (SELECT user_id, event_type, ts, value, {cold_filters.PROPERTIES} AS properties{rows})"
-    return f"""
-        SELECT {", ".join(columns)}{rows}"""
-
-
-def _keeps(source: Source, track: Track, name: str) -> str:
-    conditions = []
-    if track.event_types:
-        parameter = source.bind(f"types_{name}", list(track.event_types))
-        conditions.append(f"event_type IN ({{{parameter}:Array(String)}})")
-    for place, wanted in enumerate(track.filters):
-        condition, parameters = cold_filters.condition(wanted, f"filter_{name}_{place}")
-        for parameter, value in parameters.items():
-            source.bind(parameter, value)
-        conditions.append(condition)
-    return f"({' AND '.join(conditions)})" if conditions else "true"
-
-
-def _number(source: Source, track: Track, name: str) -> str:
-    if track.source is ValueSource.VALUE:
-        return "value"
-    return cold_filters.number_of(source.bind(f"number_{name}", track.property_name))
-
-
-def _scale(place: int) -> str:
-    return f"scale{place}"
-
-
-def _inside(source: Source, stretch: Stretch, place: int) -> str:
-    """Return the condition that an event counts for a list; rows from the question's end on are not read at all."""
-    conditions = [f"moment - exposed_us >= {{{source.bind(f'list{place}_from', stretch.from_us)}:Int64}}"]
-    if stretch.until_us < FOREVER_US:
-        until_us = source.bind(f"list{place}_until", stretch.until_us)
-        conditions.append(f"moment - exposed_us < {{{until_us}:Int64}}")
-    if stretch.in_question and source.has_start:
-        conditions.append("moment >= {start_us:Int64}")
-    return " AND ".join(conditions)
-
-
 def _in_units(source: Source, plan: Plan, name: str) -> Rows:
     """Return users' rows with what each event adds, in units and by ascending days."""
     rows = Rows(filtered(source, plan, name))
     found = [column for measure in plan.measures for column in _additions(source, measure)]
-    return rows.wider(found, keep=("variant_id", "exposed_us", *map(_scale, source.scales)))
+    return rows.wider(found, keep=("variant_id", "exposed_us", *map(scale_of_list, source.scales)))
 
 
 def _additions(source: Source, measure: Measure) -> Iterator[Column]:
@@ -402,7 +163,7 @@ def _amounts(source: Source, measure: Measure, places: Mapping[str, int]) -> Ite
         yield f"z{i}", f"arrayCumSum({_added(measure, 'z', places)})[-1]"
     elif measure.covariate is not None:
         yield f"z{i}", f"{_one(measure)} * toInt64(number{places['z']})"
-    if is_number(measure) and not source.in_order:
+    if measure.is_number and not source.in_order:
         if "y" in places:
             yield f"u{i}", f"number{places['y']}"
     elif measure.denominator is None or places["x"] == places["y"]:
@@ -411,7 +172,7 @@ def _amounts(source: Source, measure: Measure, places: Mapping[str, int]) -> Ite
         if measure.denominator is not None:
             # The same events add to both.
             yield f"y{i}", _added(measure, "y", places)
-    elif is_counted_ratio(measure):
+    elif measure.is_counted_ratio:
         yield f"d{i}", days
         yield f"e{i}", _days_of(places["y"])
         yield f"p{i}", _packed(source, places)
@@ -447,7 +208,7 @@ def _packed(source: Source, places: Mapping[str, int]) -> str:
 def _added(measure: Measure, side: str, places: Mapping[str, int]) -> str:
     """Return what each event of a side adds to it."""
     if side in measure.scaled:
-        return _UNITS.format(scale=_scale(places[side]), numbers=f"a{places[side]}")
+        return _UNITS.format(scale=scale_of_list(places[side]), numbers=f"a{places[side]}")
     return f"arrayMap(moment -> {'toInt64(1)' if side == 'y' else _one(measure)}, f{places[side]})"
 
 
@@ -484,7 +245,7 @@ def _totals(measure: Measure, names: Mapping[str, str]) -> Iterator[Column]:
     i = measure.index
     if measure.covariate is not None:
         yield f"w{i}", _limited(measure, "z", names[f"z{i}"], names)
-    if measure.shape is Shape.VALUES or is_plain(measure) or is_counted_ratio(measure):
+    if measure.shape is Shape.VALUES or measure.is_plain or measure.is_counted_ratio:
         return
     yield f"g{i}", _each_limited(measure, f"arrayCumSum({names[f'x{i}']})", names)
     if measure.has_denominator:
@@ -505,7 +266,7 @@ def _limits(source: Source, measure: Measure) -> Iterator[Column]:
         if measure.winsorize is not None:
             yield f"cut{measure.index}{side}", source.cuts[measure.index, side]
         if isinstance(measure.cap, Cap):
-            shift = f"({_scale(source.place(*measure.lists[side]))} + {measure.cap.exponent})"
+            shift = f"({scale_of_list(source.place(*measure.lists[side]))} + {measure.cap.exponent})"
             yield cap, _CAP_IN_UNITS.format(shift=shift, mantissa=f"toInt256('{measure.cap.mantissa}')")
         elif measure.cap is not None:
             yield cap, f"toInt256('{measure.cap}')"
@@ -525,19 +286,3 @@ def _limited(measure: Measure, side: str, total: str, names: Mapping[str, str]) 
         cap = names[f"cap{measure.index}{side}"]
         limited = f"greatest(least(toInt256({limited}), {cap}), -{cap})"
     return limited
-
-
-def is_plain(measure: Measure) -> bool:
-    """Tell whether totals are numbers of events, so that their squares grow by 1, 3, 5 and so on."""
-    return not (measure.scaled or measure.is_limited or measure.has_denominator)
-
-
-def is_counted_ratio(measure: Measure) -> bool:
-    """Tell whether both sides are numbers of events, of two lists; then each side grows as if it were alone."""
-    is_ratio = measure.shape is Shape.AMOUNTS and measure.denominator is not None
-    return is_ratio and not (measure.scaled or measure.is_limited) and measure.lists["x"] != measure.lists["y"]
-
-
-def is_number(measure: Measure) -> bool:
-    """Tell whether totals are numbers of events, and more than one may be counted."""
-    return measure.shape is Shape.AMOUNTS and (is_plain(measure) or is_counted_ratio(measure))

@@ -8,24 +8,16 @@ counts is defined in both and, in the same words, in `hot_statement`; a property
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from app.measurement.cold_rows import (
-    PEOPLE,
-    Source,
-    accumulated,
-    day_of,
-    filtered,
-    is_counted_ratio,
-    is_number,
-    is_plain,
-    squared_in,
-)
+from app.measurement.cold_lists import filtered
+from app.measurement.cold_rows import accumulated, prepared, squared_in
+from app.measurement.cold_source import PEOPLE, Source, day_of
 from app.measurement.plan import Measure, Plan, Shape
 from app.measurement.values import Asked, Exposed
 
 
 def measuring(plan: Plan, asked: Asked, exposed: Exposed, *, with_tail: bool) -> tuple[str, Mapping[str, Any]]:
     """Return the statement that answers with a row for each arm; `read_cold` says with which columns."""
-    source = Source(plan, asked, exposed, with_tail=with_tail)
+    source = prepared(plan, asked, exposed, with_tail=with_tail)
     rows = accumulated(source, plan, "main")
     answers = [answer for measure in plan.measures for answer in _answers(measure, source, rows.names)]
     summed = f"\nSELECT {', '.join(['variant_id', *answers])}\nFROM ({rows.sql})\nGROUP BY variant_id"
@@ -78,10 +70,10 @@ def _answers(measure: Measure, source: Source, names: Mapping[str, str]) -> Iter
         w, wide = names[f"w{i}"], squared_in(measure)
         for name, amount in (("z", w), ("zz", f"{wide}({w}) * {w}")):
             yield f"sumResample(0, {days}, 1)({amount}, {day_of('exposed_us')}) AS m{i}_{name}"
-    if is_number(measure) and not source.in_order:
+    if measure.is_number and not source.in_order:
         yield from _numbers(measure, names)
         return
-    if is_plain(measure) or is_counted_ratio(measure):
+    if measure.is_plain or measure.is_counted_ratio:
         yield from _counted(measure, days, names)
         return
     for name, changes in (_limited_changes if measure.is_limited else _changes)(measure, names).items():

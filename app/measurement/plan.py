@@ -143,6 +143,23 @@ class Measure:
     def is_limited(self) -> bool:
         return self.cap is not None or self.winsorize is not None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether totals are numbers of events, so that their squares grow by 1, 3, 5 and so on."""
+        return not (self.scaled or self.is_limited or self.has_denominator)
+
+    @property
+    def is_counted_ratio(self) -> bool:
+        """Whether both sides are numbers of events, of two lists; then each side grows as if it were alone."""
+        if self.shape is not Shape.AMOUNTS or self.denominator is None or self.scaled or self.is_limited:
+            return False
+        return self.lists["x"] != self.lists["y"]
+
+    @property
+    def is_number(self) -> bool:
+        """Whether totals are numbers of events, and more than one may be counted."""
+        return self.shape is Shape.AMOUNTS and (self.is_plain or self.is_counted_ratio)
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

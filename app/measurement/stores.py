@@ -39,8 +39,8 @@ _PREPARE = text(
     " set_config('max_parallel_workers_per_gather', '0', true)"
 )
 _TAIL_EVENTS = text(
-    "SELECT CAST(json_build_object('user_id', user_id, 'event_type', event_type, 'ts', ts, 'value', value,"
-    " 'properties', coalesce(CAST(properties AS text), '{}')) AS text) AS line FROM events"
+    "SELECT CAST(json_build_object('event_id', event_id, 'user_id', user_id, 'event_type', event_type, 'ts', ts,"
+    " 'value', value, 'properties', coalesce(CAST(properties AS text), '{}')) AS text) AS line FROM events"
     " WHERE ingested_at >= :watermark AND project_id = :project_id"
     " AND (experiment_id IS NULL OR experiment_id = :experiment_id)"
     " AND (CAST(:event_types AS text[]) IS NULL OR event_type = ANY (CAST(:event_types AS text[])))"
@@ -136,6 +136,14 @@ async def tail_events(
 
 async def _rows(connection: AsyncConnection, statement: tuple[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [dict(row) for row in (await connection.execute(text(statement[0]), statement[1])).mappings()]
+
+
+def bounding_ranks(plan: Plan, seen: Measured, confidence: float) -> Mapping[_Key, tuple[int, int]]:
+    """Return the two ranks that the second statement asks for, by metric's index and variant id.
+
+    seen: what the first statement measured, of the plan's metrics.
+    """
+    return _known(_ranks(plan, seen, confidence))
 
 
 def _ranks(plan: Plan, seen: Measured, confidence: float) -> Mapping[_Key, Ranks]:

@@ -6,8 +6,8 @@ from app.core.clickhouse import SentRows
 
 EVENTS = "measurement_tail_events"
 _STRUCTURE = (
-    "user_id String, event_type LowCardinality(String), ts DateTime64(6, 'UTC'), value Nullable(Float64),"
-    " properties String"
+    "event_id UUID, user_id String, event_type LowCardinality(String), ts DateTime64(6, 'UTC'),"
+    " value Nullable(Float64), properties String"
 )
 
 

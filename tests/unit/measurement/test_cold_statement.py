@@ -27,19 +27,23 @@ def test_measuring__several_lists_of_the_same_events__gathers_them_once() -> Non
     assert one.count("groupArrayIf(") == several.count("groupArrayIf(") == 1
 
 
-def test_measuring__first_moments_alone__gathers_nothing() -> None:
-    sql = _statement({"bought": Recipe(kind=Kind.CONVERSION, selections=(_BUY,), covariate_days=7)})
+def test_measuring__types_that_exclude_each_other__shares_an_array_of_keys() -> None:
+    both = {name: Recipe(kind=Kind.COUNT, selections=(selection,)) for name, selection in _ONES.items()}
+    every = Recipe(kind=Kind.COUNT, selections=(Selection(()),))
 
-    assert "groupArrayIf(" not in sql
+    assert _statement(both).count("groupArrayIf(") == 1
+    # An event of any type is another one's as well.
+    assert _statement({**both, "all": every}).count("groupArrayIf(") == 2
 
 
-def test_measuring__values_without_a_cut__reads_without_copies_once() -> None:
+def test_measuring__values_without_a_cut__reads_events_twice() -> None:
     revenue = Recipe(kind=Kind.SUM, selections=(_BUY,), covariate_days=7)
     recipes = {"revenue": revenue, "order value": Recipe(kind=Kind.MEAN, selections=(_BUY,))}
 
     sql = _statement(recipes)
 
-    assert (sql.count("FROM events FINAL"), sql.count("FROM events")) == (1, 2)
+    # For the unit and for the sums; copies are dropped in the user's row, not by a merge of all parts.
+    assert (sql.count("FROM events"), sql.count("FROM events FINAL")) == (2, 0)
     # What each event adds, and its day, are worked out once for both.
     assert (sql.count("roundBankers("), sql.count(" AS d0"), sql.count(" AS d1")) == (2, 1, 0)
 
