@@ -1,4 +1,4 @@
-"""Tables of events and of the ids that make retries harmless."""
+"""Tables of events, of the ids that make retries harmless, and of how often they did."""
 
 from sqlalchemy import (
     BigInteger,
@@ -43,6 +43,30 @@ events = Table(
     CheckConstraint("char_length(event_type) BETWEEN 1 AND 100", name="event_type_length"),
     CheckConstraint("value > '-Infinity'::float8 AND value < 'Infinity'::float8", name="value_finite"),
     Index("ix_events_ingested_at", "ingested_at"),
-    Index("ix_events_experiment_id", "experiment_id", postgresql_where=text("experiment_id IS NOT NULL")),
+    # Exposure events that name an experiment are looked for with every question about it.
+    Index(
+        "ix_events_experiment_id_event_type",
+        "experiment_id",
+        "event_type",
+        postgresql_where=text("experiment_id IS NOT NULL"),
+    ),
     postgresql_partition_by="RANGE (ingested_at)",
+)
+
+# Events that were dropped because their id was known, counted by what the dropped copy itself said. Every batch with
+# duplicates adds rows of its own, so that no two batches ever wait for each other; maintenance folds them together.
+dropped_duplicates = Table(
+    "dropped_duplicates",
+    metadata,
+    Column("project_id", BigInteger, nullable=False),
+    Column("experiment_id", BigInteger),
+    Column("event_type", Text, nullable=False),
+    # The hour of the event's own time.
+    Column("bucket", DateTime(timezone=True), nullable=False),
+    # When the last of them was dropped.
+    Column("dropped_at", DateTime(timezone=True), nullable=False),
+    Column("events", BigInteger, nullable=False),
+    CheckConstraint("events > 0", name="events_positive"),
+    Index("ix_dropped_duplicates_project_id_bucket", "project_id", "bucket"),
+    Index("ix_dropped_duplicates_project_id_dropped_at", "project_id", "dropped_at"),
 )

@@ -47,6 +47,20 @@ WITH moment AS MATERIALIZED (
 SELECT project_id, event_id FROM fresh
 """  # noqa: S608  # Made of constants only.
 )
+# A copy is counted under the time that it had itself; without one that is now, as for an event.
+_COUNT_DROPPED = text(
+    """
+INSERT INTO dropped_duplicates (project_id, experiment_id, event_type, bucket, dropped_at, events)
+SELECT dropped.project_id, dropped.experiment_id, dropped.event_type,
+    date_trunc('hour', coalesce(dropped.ts, moment.now), 'UTC') AS bucket, moment.now, count(*)
+FROM unnest(
+    CAST(:project_ids AS bigint[]), CAST(:experiment_ids AS bigint[]), CAST(:event_types AS text[]),
+    CAST(:timestamps AS timestamptz[])
+) AS dropped (project_id, experiment_id, event_type, ts)
+CROSS JOIN (SELECT clock_timestamp() AS now) AS moment
+GROUP BY dropped.project_id, dropped.experiment_id, dropped.event_type, bucket, moment.now
+"""
+)
 
 
 class EventRepository:
@@ -73,3 +87,15 @@ class EventRepository:
             },
         )
         return {(row.project_id, row.event_id) for row in rows}
+
+    async def count_dropped(self, events: Sequence[Event]) -> None:
+        """Remember that these were dropped because their ids were known: how many of them, not which."""
+        await self._connection.execute(
+            _COUNT_DROPPED,
+            {
+                "project_ids": [event.project_id for event in events],
+                "experiment_ids": [event.experiment_id for event in events],
+                "event_types": [event.event_type for event in events],
+                "timestamps": [event.timestamp for event in events],
+            },
+        )

@@ -22,7 +22,10 @@ _TRAFFIC = [requires(Scope.EVENTS, is_traffic=True)]
     status_code=201,
     dependencies=_TRAFFIC,
     responses={
-        200: {"model": EventOut, "description": "The event_id is known; nothing was stored again."},
+        200: {
+            "model": EventOut,
+            "description": "The event_id is known; nothing was stored again, and one more duplicate counted.",
+        },
         **documented(*WITH_BODY, ExperimentNotFound),
     },
 )

@@ -103,6 +103,10 @@ class EventService:
         for index, event in enumerate(events):
             first.setdefault((event.project_id, event.event_id), index)
         async with self._database.begin() as connection:
-            new = await EventRepository(connection).record([events[index] for index in first.values()])
-        stored = {first[key] for key in new}
+            repository = EventRepository(connection)
+            new = await repository.record([events[index] for index in first.values()])
+            stored = {first[key] for key in new}
+            # In the same transaction: where it is rolled back, nobody is told of a duplicate, and none is counted.
+            if len(stored) < len(events):
+                await repository.count_dropped([event for index, event in enumerate(events) if index not in stored])
         return [index in stored for index in range(len(events))]

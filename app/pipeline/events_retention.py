@@ -3,7 +3,7 @@
 For sure means: each of its hours was compared with ClickHouse after it was closed, and nothing differed or what did
 was repaired; and ClickHouse still holds all of it now, since a comparison may be old and a month is dropped once. What
 the hours held stays on record, so that ClickHouse can still be held to it. The ids of the events stay, too: one that is
-sent again after years is still a duplicate.
+sent again after years is still a duplicate. How many were, at times before the month's end, goes with the month.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ import structlog
 
 from app.core.clickhouse import ClickHouse
 from app.core.clock import Clock, utc_now
+from app.pipeline.dropped_duplicates import forget_duplicates
 from app.pipeline.history import History
 from app.pipeline.history_retention import given_up_before
 from app.pipeline.ledger import Ledger, may_move_floor
@@ -102,6 +103,8 @@ class EventsRetention:
             if (reason := await self._reason_to_keep(connection, marker, month, row_count)) is not None:
                 return reason
             await connection.execute(_DROPPED, month.name, month.end, row_count)
+            await forget_duplicates(connection, month.end)
+            # Last, because from here to the commit it locks all others out of the whole table.
             await connection.execute(f"DROP TABLE {month.name}")
         return None
 

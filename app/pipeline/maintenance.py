@@ -1,4 +1,4 @@
-"""Partitions: made before they are needed, and dropped when nobody needs them any more."""
+"""Partitions: made before they are needed, and dropped when nobody needs them any more; and counts kept few."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,6 +13,7 @@ from app.core.clock import Clock, utc_now
 from app.core.db import Database
 from app.core.errors import Unavailable
 from app.core.settings import PipelineSettings
+from app.pipeline.dropped_duplicates import fold_duplicates
 from app.pipeline.events_retention import EventsRetention
 from app.pipeline.exclusive import Exclusive, Progress
 from app.pipeline.history_retention import HistoryRetention
@@ -102,6 +103,7 @@ class Maintenance:
             self._drop_old_days,
             self._drop_old_months,
             self._drop_old_history,
+            fold_duplicates,
         )
         for step in steps:
             await _attempt(step, connection)

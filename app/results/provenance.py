@@ -15,8 +15,10 @@ from app.results.reading import Reading
 from app.results.rollup_use import NOT_FROM_HISTORY, RollupUse
 from app.results.values import Observations, Question, Source
 
-# A repeated event is refused or dropped where it arrives, and nobody counts it for one experiment.
+# The answer was made without asking PostgreSQL, which alone counts events that it drops.
 NOT_COUNTED = "NOT_COUNTED"
+# PostgreSQL gave up the counts of that time together with its events.
+EVENTS_DROPPED = "EVENTS_DROPPED"
 # Part of the events were counted ahead, and rollups do not know which of them came late.
 COUNTED_AHEAD = "COUNTED_AHEAD"
 # The answer is one that is not kept: a part of another, or made without the service.
@@ -31,14 +33,25 @@ _NAMES: Mapping[Source, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Duplicates:
+    """How many events were dropped because their ids were known; `None` where nobody knows, and why."""
+
+    dropped: int | None
+    null_reason: str | None
+
+
+_NOBODY_ASKED = Duplicates(None, NOT_COUNTED)
+
+
+@dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where observations come from, and how far they reach; `None`: nobody counted."""
+    """Where observations come from, and how far they reach."""
 
     source: Source
     complete_until: datetime
     computed_at: datetime
     rollups: RollupUse = NOT_FROM_HISTORY
-    duplicates_dropped: int | None = None
+    duplicates: Duplicates = _NOBODY_ASKED
 
 
 def provenance_of(
@@ -51,8 +64,8 @@ def provenance_of(
 ) -> ProvenanceResult:
     """Return what the answer says about where it comes from; it has no id yet."""
     unknown = {"answer_id": NOT_STORED}
-    if provenance.duplicates_dropped is None:
-        unknown["duplicates_dropped"] = NOT_COUNTED
+    if provenance.duplicates.null_reason is not None:
+        unknown["duplicates_dropped"] = provenance.duplicates.null_reason
     if observations.late_events is None:
         unknown["late_events"] = COUNTED_AHEAD
     lag = provenance.computed_at - provenance.complete_until
@@ -62,7 +75,7 @@ def provenance_of(
         # The stores' clocks may be ahead of this one by a moment.
         lag_seconds=max(0.0, lag.total_seconds()),
         events_counted=sum(observations.of(variant.id).events for variant in experiment.variants),
-        duplicates_dropped=provenance.duplicates_dropped,
+        duplicates_dropped=provenance.duplicates.dropped,
         late_events=observations.late_events,
         users_excluded=excluded_by_reason(experiment, observations),
         experiment_version=experiment.version,

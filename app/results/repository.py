@@ -5,9 +5,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.results.values import FRESHNESS_LOOK_BACK, Freshness, Subject
 
-# Each part reads the end of an index: of the experiment's own assignments, of the few overrides, and of the events
-# in their order of ingestion, among which those of a busy project are found at once. In a quiet one the look ends
-# where no kept answer can be older.
+# Each part reads the end of an index: of the experiment's own assignments, of the few overrides, of the counts of
+# duplicates, and of the events in their order of ingestion, among which those of a busy project are found at once. In a
+# quiet one the look ends where no kept answer can be older.
 _FRESHNESS = text(
     """
 SELECT clock_timestamp() AS now,
@@ -18,7 +18,13 @@ SELECT clock_timestamp() AS now,
                 AND (experiment_id IS NULL OR experiment_id = :experiment_id)
             ORDER BY ingested_at DESC LIMIT 1
         ),
-        (SELECT max(ingested_at) FROM assignments WHERE experiment_id = :experiment_id)
+        (SELECT max(ingested_at) FROM assignments WHERE experiment_id = :experiment_id),
+        (
+            SELECT dropped_at FROM dropped_duplicates
+            WHERE project_id = :project_id AND dropped_at > now() - CAST(:look_back AS interval)
+                AND (experiment_id IS NULL OR experiment_id = :experiment_id)
+            ORDER BY dropped_at DESC LIMIT 1
+        )
     ) AS newest,
     (SELECT max(change_epoch) FROM overrides WHERE experiment_id = :experiment_id) AS override_epoch
 """

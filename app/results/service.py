@@ -25,6 +25,7 @@ from app.results.answer import Results
 from app.results.cache import ResultsCache, meaning_of
 from app.results.chosen import Chosen, chosen, names_of, to_look_up
 from app.results.cold import ColdStore
+from app.results.duplicates import DroppedDuplicates
 from app.results.errors import (
     AnswerNotFound,
     HistoryDropped,
@@ -37,7 +38,7 @@ from app.results.flights import Flights
 from app.results.hot import HotStore
 from app.results.kept import KEPT_FOR, MOST_KEPT, KeptAnswers, not_kept
 from app.results.measuring import metrics_of, observed_question, wanted_of, without_covariates
-from app.results.provenance import Provenance
+from app.results.provenance import STORE_UNAVAILABLE, Duplicates, Provenance
 from app.results.reach import Reach
 from app.results.reading import PLAIN, Reading
 from app.results.repository import FreshnessRepository
@@ -53,6 +54,8 @@ Watermark = Callable[[], Awaitable[datetime | None]]
 
 # Each takes a processor and memory of its server for a moment; most connections stay free for assignment.
 _MOST_AT_ONCE = 4
+# A store that was away a moment ago is not waited for again.
+_NOT_ASKED = Duplicates(None, STORE_UNAVAILABLE)
 # Enough to tell a series that is too long from one that is not.
 _MOST_SLOTS = MOST_SERIES_ENTRIES + 1
 
@@ -109,6 +112,7 @@ class ResultsService:
         self._reach = None if clickhouse is None else Reach(clickhouse, database)
         self._rollups = RollupRepository(clickhouse) if clickhouse is not None and use_rollups else None
         self._cache = ResultsCache(redis, metrics, namespace)
+        self._duplicates = DroppedDuplicates(database)
         self._kept = KeptAnswers(database)
         self._flights: Flights[Results] = Flights()
         self._turns = asyncio.Semaphore(_MOST_AT_ONCE)
@@ -182,20 +186,34 @@ class ResultsService:
         experiment, question = asked.experiment, asked.question
         wanted = wanted_of(asked.metrics, question, len(experiment.variants) - 1)
         async with self._turns:
+            # Beside the observation, which takes longer.
+            counting = asyncio.create_task(self._count_duplicates(experiment, question, store_up=store_up))
             try:
-                seen = await self._observe(experiment, observed_question(question, wanted), wanted)
-            except (HistoryDropped, StoreDropped, NoSourceAvailable):
-                if not look_back(wanted.recipes):
-                    raise
-                # What lies before the exposures may be gone, and the rest still be there.
-                wanted = without_covariates(wanted)
-                seen = await self._observe(experiment, observed_question(question, wanted), wanted)
-        provenance = Provenance(seen.source, seen.complete_until, self._clock(), seen.rollups)
+                wanted, seen = await self._observe_within_reach(experiment, question, wanted)
+                duplicates = await counting
+            finally:
+                counting.cancel()
+        provenance = Provenance(seen.source, seen.complete_until, self._clock(), seen.rollups, duplicates)
         compose = partial(_composed, asked, wanted, seen.observations, provenance)
         # So many numbers would keep all other requests of this process waiting.
         results = await asyncio.to_thread(compose) if seen.observations.segments else compose()
-        # A store that was away a moment ago is not waited for again.
         return await self._kept.keep(results) if store_up else not_kept(results)
+
+    async def _count_duplicates(self, experiment: Experiment, question: Question, *, store_up: bool) -> Duplicates:
+        return await self._duplicates.count(Subject.of(experiment), question) if store_up else _NOT_ASKED
+
+    async def _observe_within_reach(
+        self, experiment: Experiment, question: Question, wanted: Wanted
+    ) -> tuple[Wanted, _Seen]:
+        """Observe what is wanted, without covariates where the stores have given up what they need."""
+        try:
+            return wanted, await self._observe(experiment, observed_question(question, wanted), wanted)
+        except (HistoryDropped, StoreDropped, NoSourceAvailable):
+            if not look_back(wanted.recipes):
+                raise
+            # What lies before the exposures may be gone, and the rest still be there.
+            wanted = without_covariates(wanted)
+            return wanted, await self._observe(experiment, observed_question(question, wanted), wanted)
 
     async def _observe(self, experiment: Experiment, question: Question, wanted: Wanted) -> _Seen:
         """Ask the store that is chosen; where it fails, choose again knowing that."""

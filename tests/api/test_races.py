@@ -119,6 +119,38 @@ async def test_race__overlapping_batches_in_any_order__store_each_event_once(
     assert row["n"] == 200
 
 
+async def test_race__same_batches_through_two_processes__duplicates_counted_are_those_that_were_told(
+    crowd: list[httpx.AsyncClient], client: httpx.Client, service: ServiceProcess
+) -> None:
+    experiment = make_experiment(client)
+    events = [
+        event_body(experiment_id=experiment["id"], event_id=str(uuid4()), event_type="view" if index % 3 else "buy")
+        for index in range(150)
+    ]
+    # Each batch has some of its events twice, and overlaps with others in any order.
+    batches = [[*events[start : start + 100], *events[start : start + 5]] for start in (0, 50, 25, 0, 50, 10)]
+    responses = await asyncio.gather(
+        *(
+            crowd[(index + turn) % 2].post("/events/batch", json={"events": batch[:: (-1) ** turn]})
+            for turn in range(2)
+            for index, batch in enumerate(batches)
+        ),
+        *(crowd[index % 2].post("/events", json=events[index % 2]) for index in range(40)),
+    )
+    answers = [response.json() for response in responses]
+    told = sum(
+        answer["duplicates"] if "duplicates" in answer else answer["status"] == "duplicate" for answer in answers
+    )
+    assert told == 12 * 105 + 40 - 150
+    (row,) = await _rows(
+        service,
+        "SELECT sum(events)::int AS n, count(DISTINCT event_type) AS types FROM dropped_duplicates"
+        " WHERE experiment_id = $1",
+        experiment["id"],
+    )
+    assert (row["n"], row["types"]) == (told, 2)
+
+
 async def test_race__creations_with_one_key__make_one_experiment(crowd: list[httpx.AsyncClient]) -> None:
     key = unique("one")
     variants = [

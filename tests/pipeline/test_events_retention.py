@@ -98,6 +98,27 @@ async def test_enforce__month_reconciled_and_old__drops_it_and_knows_since_when_
     assert await column(clickhouse, "SELECT count() FROM events FINAL") == [20]
 
 
+async def test_enforce__month_dropped_or_kept__counts_of_duplicates_go_or_stay_with_it(
+    postgres: asyncpg.Connection,
+    retention: EventsRetention,
+    old_events: list[Any],  # noqa: ARG001
+    reconcile: Callable[[], Awaitable[None]],
+) -> None:
+    await postgres.execute(
+        "INSERT INTO dropped_duplicates (project_id, event_type, bucket, dropped_at, events)"
+        " SELECT 1, 'purchase', bucket, clock_timestamp(), 1 FROM unnest($1::timestamptz[]) AS hours (bucket)",
+        [OLD - 400 * DAY, OLD, THIS_MONTH - HOUR, THIS_MONTH, THIS_MONTH + HOUR],
+    )
+    hours = "SELECT array_agg(bucket ORDER BY bucket) FROM dropped_duplicates"
+    await retention.enforce(postgres)
+    assert len(await postgres.fetchval(hours)) == 5
+    await reconcile()
+
+    await retention.enforce(postgres)
+
+    assert await postgres.fetchval(hours) == [THIS_MONTH, THIS_MONTH + HOUR]
+
+
 async def test_enforce__month_not_old_enough__keeps_it(
     clickhouse: ClickHouse,
     postgres: asyncpg.Connection,

@@ -76,6 +76,21 @@ async def test_tidy__rows_in_default__gives_them_their_partitions_and_keeps_thei
     assert before == await postgres.fetch("SELECT id, xid::text, seq, created_at FROM outbox_events ORDER BY xid, seq")
 
 
+async def test_tidy__rows_that_count_the_same_duplicates__become_one(
+    postgres: asyncpg.Connection, maintenance: Maintenance
+) -> None:
+    for experiment_id in (None, 7, None, 7, 8, None):
+        await postgres.execute(
+            "INSERT INTO dropped_duplicates VALUES (1, $1, 'view', '2026-03-01 12:00Z', clock_timestamp(), 5)",
+            experiment_id,
+        )
+
+    await maintenance.tidy(postgres)
+
+    counted = await postgres.fetch("SELECT experiment_id, events FROM dropped_duplicates ORDER BY 1")
+    assert [tuple(row) for row in counted] == [(7, 10), (8, 5), (None, 15)]
+
+
 async def test_tidy__old_outbox_day_not_relayed__keeps_it(
     postgres: asyncpg.Connection, maintenance: Maintenance, old_day: str
 ) -> None:
