@@ -149,7 +149,12 @@ async def build_services(resources: Resources, settings: Settings) -> Services:
         pipeline=pipeline,
         results=results,
         exports=ExportService(database=database, registry=registry, results=results),
-        explain=ExplainService(database=database, registry=registry, watermark=pipeline.watermark),
+        explain=ExplainService(
+            database=database,
+            clickhouse=resources.clickhouse,
+            registry=registry,
+            watermark=pipeline.watermark,
+        ),
         diagnosis=DiagnosisService(
             database=database,
             clickhouse=resources.clickhouse,
@@ -158,5 +163,7 @@ async def build_services(resources: Resources, settings: Settings) -> Services:
             clock=clock,
         ),
         reports=ReportService(registry=registry, plans=plans, results=results),
-        calibrations=CalibrationService(database=database, registry=registry),
+        calibrations=CalibrationService(
+            database=database, clickhouse=resources.clickhouse, registry=registry, watermark=pipeline.watermark
+        ),
     )

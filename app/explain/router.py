@@ -23,4 +23,4 @@ async def explain(
     experiment: ExperimentReference, body: ExplainIn, caller: CurrentCaller, explanations: Explanations
 ) -> ExplanationOut:
     """Give the very SQL of a number, for PostgreSQL and ClickHouse, ready to paste."""
-    return ExplanationOut.of(await explanations.explain(caller.project_id, experiment, body.asking()))
+    return ExplanationOut.of(await explanations.explain(caller.project_id, experiment, body.question()))

@@ -8,20 +8,20 @@ from app.core.errors import Invalid
 from app.core.names import Key
 from app.core.text import refuse_control_characters
 from app.events.schemas import EventType
-from app.explain.values import Asking, Explanation
-from app.results.parameters import DateOrMoment
-from app.results.values import ContextFilter, Granularity, SourceChoice
+from app.explain.values import Explanation, Part
+from app.results.parameters import AttributeName, DateOrMoment
+from app.results.values import ContextFilter, Granularity, Question, SourceChoice
 
+# As results take them in their query string.
 _MOST_METRICS, _MOST_EVENT_TYPES, _MOST_CONTEXT_FILTERS = 50, 50, 10
+_MOST_CUPED_DAYS = 365
+_LEAST_CONFIDENCE_LEVEL, _MOST_CONFIDENCE_LEVEL = 1e-6, 100 - 1e-9
 
-_ContextName = Annotated[
-    str, StringConstraints(min_length=1, max_length=100), AfterValidator(refuse_control_characters)
-]
 _ContextValue = Annotated[str, StringConstraints(max_length=256), AfterValidator(refuse_control_characters)]
 
 
 class ExplainIn(BaseModel):
-    """A question as results take it in their query string."""
+    """A question as results take it in their query string, as far as SQL depends on it."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -37,13 +37,23 @@ class ExplainIn(BaseModel):
     start_date: DateOrMoment | None = None
     end_date: DateOrMoment | None = None
     granularity: Granularity = Granularity.DAY
+    confidence_level: Annotated[float, Field(ge=_LEAST_CONFIDENCE_LEVEL, le=_MOST_CONFIDENCE_LEVEL)] = Field(
+        default=95.0, description="Percent; the ranks that bound a quantile depend on it."
+    )
     include_overrides: bool = False
-    context: Annotated[dict[_ContextName, _ContextValue], Field(max_length=_MOST_CONTEXT_FILTERS)] = Field(
+    context: Annotated[dict[AttributeName, _ContextValue], Field(max_length=_MOST_CONTEXT_FILTERS)] = Field(
         default={}, description="As `context.<name>=<value>` of results."
+    )
+    breakdown: AttributeName | None = Field(
+        default=None, description="A name in the users' stored context: the queries by its values as well."
+    )
+    effect_over_time: bool | None = Field(default=None, description="Whether built-in metrics are followed by day.")
+    cuped_days: Annotated[int, Field(ge=1, le=_MOST_CUPED_DAYS)] | None = Field(
+        default=None, description="Of built-in metrics; stored ones say it themselves."
     )
     source: SourceChoice = Field(default=SourceChoice.AUTO, description="auto: the SQL of both stores.")
 
-    def asking(self) -> Asking:
+    def question(self) -> Question:
         """Return the question.
 
         Raises:
@@ -51,16 +61,31 @@ class ExplainIn(BaseModel):
         """
         if self.start_date is not None and self.end_date is not None and self.end_date <= self.start_date:
             raise Invalid.field("end_date", "must be after start_date")
-        return Asking(
-            metrics=tuple(dict.fromkeys(self.metrics)),
+        return Question(
             event_types=tuple(dict.fromkeys(self.event_type)),
             start=self.start_date,
             end=self.end_date,
-            granularity=self.granularity.value,
+            granularity=self.granularity,
+            metrics=tuple(dict.fromkeys(self.metrics)),
+            confidence_level=self.confidence_level,
             include_overrides=self.include_overrides,
-            context=tuple(ContextFilter(name, value) for name, value in self.context.items()),
             source=self.source,
+            context=tuple(ContextFilter(name, value) for name, value in self.context.items()),
+            breakdown=self.breakdown,
+            effect_over_time=self.effect_over_time,
+            cuped_days=self.cuped_days,
         )
+
+
+class QueryOut(BaseModel):
+    """One query, which can be pasted by itself."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    part: Annotated[Part, Field(description="What it finds; `notes` say how its rows are read.")]
+    by_segment: Annotated[bool, Field(description="Of the cells of variant and value of `breakdown`.")]
+    metrics: Annotated[list[str], Field(description="Those whose numbers it finds.")]
+    sql: str
 
 
 class StatementOut(BaseModel):
@@ -68,8 +93,9 @@ class StatementOut(BaseModel):
 
     model_config = ConfigDict(from_attributes=True)
 
-    sql: Annotated[str, Field(description="For psql or clickhouse-client, with every parameter written into it.")]
+    sql: Annotated[str, Field(description="All queries, for psql or clickhouse-client, with every parameter in them.")]
     settings: Annotated[dict[str, str], Field(description="The settings that the SQL makes itself.")]
+    queries: Annotated[list[QueryOut], Field(description="The same queries one by one.")]
 
 
 class ExplanationOut(BaseModel):

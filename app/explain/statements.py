@@ -1,9 +1,15 @@
-"""The statements by which results are computed, as text to paste. Plain functions, no I/O."""
+"""The queries by which results are computed, as text to paste. Plain functions, no I/O.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+An answer is made of one query for what is observed and one for what recipes measure; quantiles need another, whose
+ranks follow from what that one counts; and a breakdown has the same again by cells of variant and value. Of dropped
+duplicates PostgreSQL alone knows.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import chain
+from typing import Protocol, TypeAlias
 
 from app.explain.literals import (
     for_clickhouse,
@@ -11,18 +17,18 @@ from app.explain.literals import (
     settings_for_clickhouse,
     settings_for_postgres,
 )
-from app.explain.values import Statement
+from app.explain.values import Part, Query, Statement
 from app.measurement import cold_statement, hot_statement
-from app.measurement.plan import compiled
+from app.measurement.plan import Plan, compiled
 from app.measurement.stores import SETTINGS as MEASURING_SETTINGS
-from app.measurement.values import Asked, Exposed
-from app.metrics.values import Recipe
-from app.results import cold, hot
+from app.measurement.values import Days, Exposed
+from app.results import cold, duplicates, hot
 from app.results.analysis import MOST_SERIES_ENTRIES
 from app.results.exposed_cold import exposed_in_clickhouse
 from app.results.exposed_hot import exposed_in_postgres
+from app.results.measuring import asked_of
 from app.results.tail import EXCLUDED_USERS
-from app.results.values import Metric, Question, Subject
+from app.results.values import NOTHING_WANTED, Question, Subject, Wanted
 
 _MOST_SLOTS = MOST_SERIES_ENTRIES + 1
 # The first two make the text mean the same in every session, the others make it as fast as results are.
@@ -34,66 +40,150 @@ _POSTGRES_SETTINGS: Mapping[str, str] = {
     "enable_mergejoin": "off",
     "max_parallel_workers_per_gather": "0",
 }
-
-
 _LISTED_USERS = "(SELECT arrayJoin({explained_users:Array(String)}) AS user_id)"
+
+# By the metric's index in the plan, and the id of a variant or cell.
+Ranks: TypeAlias = Mapping[tuple[int, int], tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What queries follow from that a store has to be looked at for: the days of series, and the ranks of bounds."""
+
+    days: Days | None = None
+    ranks: Ranks = field(default_factory=dict)
+    ranks_by_segment: Ranks = field(default_factory=dict)
+
+
+NOTHING_KNOWN = Known()
+
+
+def in_postgres(
+    subject: Subject, question: Question, wanted: Wanted = NOTHING_WANTED, known: Known = NOTHING_KNOWN
+) -> Statement:
+    """Return the queries for PostgreSQL.
+
+    question: with those metrics alone that are observed; `wanted` are the others.
+    """
+    made = settings_for_postgres(_POSTGRES_SETTINGS)
+    bare = [
+        *_queries(_Postgres(subject, compiled(wanted.recipes)), question, wanted, known),
+        _headed(Part.DUPLICATES, (), for_postgres(*duplicates.statement_for(subject, question)), by_segment=False),
+    ]
+    return Statement(
+        made + "".join(f"\n{query.sql}\n" for query in bare),
+        _POSTGRES_SETTINGS,
+        tuple(replace(query, sql=f"{made}\n{query.sql}\n") for query in bare),
+    )
+
+
+def in_clickhouse(
+    subject: Subject,
+    question: Question,
+    watermark: datetime,
+    wanted: Wanted = NOTHING_WANTED,
+    known: Known = NOTHING_KNOWN,
+) -> Statement:
+    """Return the queries for ClickHouse, of what was ingested before the watermark.
+
+    question, wanted: as of `in_postgres`.
+    """
+    store = _ClickHouse(subject, compiled(wanted.recipes), watermark)
+    queries = tuple(_queries(store, question, wanted, known))
+    used = [cold.SETTINGS, *([MEASURING_SETTINGS] if wanted.recipes else [])]
+    made = dict(chain.from_iterable(one.items() for one in used))
+    return Statement(
+        "\n".join(f"{query.sql}\n" for query in queries),
+        {name: str(value) for name, value in sorted(made.items())},
+        queries,
+    )
+
+
+class _Store(Protocol):
+    """Writes the queries of a store; in a question with a breakdown, those by cells."""
+
+    @property
+    def plan(self) -> Plan: ...
+    def observed(self, question: Question) -> str: ...
+    def measured(self, question: Question, days: Days | None) -> str: ...
+    def bounds(self, question: Question, ranks: Ranks) -> str: ...
+
+
+def _queries(store: _Store, question: Question, wanted: Wanted, known: Known) -> Iterator[Query]:
+    """Write the queries in the order in which results run them."""
+    plain = replace(question, breakdown=None)
+    views = [(plain, known.days, known.ranks)]
+    if question.breakdown is not None:
+        views.append((replace(question, with_series=False), None, known.ranks_by_segment))
+    for view, days, ranks in views:
+        by_segment = view.breakdown is not None
+        yield _headed(Part.OBSERVED, view.metrics, store.observed(view), by_segment=by_segment)
+        if wanted.recipes:
+            yield _headed(Part.MEASURED, tuple(wanted.recipes), store.measured(view, days), by_segment=by_segment)
+        if ranks:
+            bounded = {index for index, _ in ranks}
+            keys = tuple(measure.key for measure in store.plan.measures if measure.index in bounded)
+            yield _headed(Part.BOUNDS, keys, store.bounds(view, ranks), by_segment=by_segment)
+
+
+def _headed(part: Part, metrics: Sequence[str], text: str, *, by_segment: bool) -> Query:
+    """Put what a query is above it; no line break can be in a metric's key."""
+    about = f"{part}, by segment" if by_segment else f"{part}"
+    heading = f"-- {about}: {', '.join(metrics)}" if metrics else f"-- {about}"
+    return Query(part, by_segment, tuple(metrics), f"{heading}\n{text.strip()};")
 
 
 @dataclass(frozen=True, slots=True)
-class Numbers:
-    """The metrics of a question: built-in ones have one statement, stored ones another."""
+class _Postgres:
+    subject: Subject
+    plan: Plan
 
-    built_in: tuple[Metric, ...]
-    stored: Mapping[str, Recipe]
+    def observed(self, question: Question) -> str:
+        return for_postgres(*hot.statement_for(self.subject, question, most_slots=_MOST_SLOTS))
 
+    def measured(self, question: Question, days: Days | None) -> str:
+        asked = asked_of(self.subject, question, days)
+        return for_postgres(*hot_statement.measuring(self.plan, asked, self._exposed(question)))
 
-def in_postgres(subject: Subject, question: Question, numbers: Numbers) -> Statement:
-    """Return the statements for PostgreSQL."""
-    texts = []
-    if numbers.built_in:
-        sql, parameters = hot.statement_for(subject, question, most_slots=_MOST_SLOTS)
-        texts.append(_headed(numbers.built_in, for_postgres(sql, parameters)))
-    if numbers.stored:
-        exposed = Exposed(*exposed_in_postgres(subject, question))
-        sql, parameters = hot_statement.measuring(compiled(numbers.stored), _asked(subject, question), exposed)
-        texts.append(_headed(tuple(numbers.stored), for_postgres(sql, parameters)))
-    sql = settings_for_postgres(_POSTGRES_SETTINGS) + "".join(f"\n{text};\n" for text in texts)
-    return Statement(sql, _POSTGRES_SETTINGS)
+    def bounds(self, question: Question, ranks: Ranks) -> str:
+        asked = asked_of(self.subject, question)
+        return for_postgres(*hot_statement.bounding(self.plan, asked, self._exposed(question), ranks))
+
+    def _exposed(self, question: Question) -> Exposed:
+        return Exposed(*exposed_in_postgres(self.subject, question))
 
 
-def in_clickhouse(subject: Subject, question: Question, numbers: Numbers, watermark: datetime) -> Statement:
-    """Return the statements for ClickHouse, of what was ingested before the watermark."""
-    texts, settings = [], list[Mapping[str, object]]()
-    if numbers.built_in:
-        sql, parameters = cold.statement_for(subject, question, watermark, most_slots=_MOST_SLOTS, with_tail=False)
-        settings.append(cold.SETTINGS)
-        texts.append(_headed(numbers.built_in, _clickhouse(subject, sql, parameters, cold.SETTINGS)))
-    if numbers.stored:
-        exposed = Exposed(*exposed_in_clickhouse(subject, question, watermark, with_tail=False))
-        asked = _asked(subject, question)
-        sql, own = cold_statement.measuring(compiled(numbers.stored), asked, exposed, with_tail=False)
-        settings.append(MEASURING_SETTINGS)
-        text = _clickhouse(subject, sql, {**own, "watermark": watermark}, MEASURING_SETTINGS)
-        texts.append(_headed(tuple(numbers.stored), text))
-    made = dict(chain.from_iterable(one.items() for one in settings))
-    return Statement(
-        "\n".join(f"{text};\n" for text in texts), {name: str(value) for name, value in sorted(made.items())}
-    )
+@dataclass(frozen=True, slots=True)
+class _ClickHouse:
+    subject: Subject
+    plan: Plan
+    watermark: datetime
 
+    def observed(self, question: Question) -> str:
+        sql, parameters = cold.statement_for(
+            self.subject, question, self.watermark, most_slots=_MOST_SLOTS, with_tail=False
+        )
+        return self._written(sql, parameters, cold.SETTINGS)
 
-def _headed(metrics: Sequence[str], text: str) -> str:
-    """Put the metrics' keys, which no line break can be in, above a statement."""
-    return f"-- {', '.join(metrics)}\n{text.strip()}"
+    def measured(self, question: Question, days: Days | None) -> str:
+        asked = asked_of(self.subject, question, days)
+        sql, parameters = cold_statement.measuring(self.plan, asked, self._exposed(question), with_tail=False)
+        return self._written(sql, parameters, MEASURING_SETTINGS)
 
+    def bounds(self, question: Question, ranks: Ranks) -> str:
+        asked = asked_of(self.subject, question)
+        sql, parameters = cold_statement.bounding(self.plan, asked, self._exposed(question), ranks, with_tail=False)
+        return self._written(sql, parameters, MEASURING_SETTINGS)
 
-def _asked(subject: Subject, question: Question) -> Asked:
-    return Asked(
-        project_id=subject.project_id, experiment_id=subject.experiment_id, start=question.start, end=question.end
-    )
+    def _exposed(self, question: Question) -> Exposed:
+        return Exposed(*exposed_in_clickhouse(self.subject, question, self.watermark, with_tail=False))
 
-
-def _clickhouse(subject: Subject, sql: str, parameters: Mapping[str, object], settings: Mapping[str, object]) -> str:
-    # The list of users travels with the query as a table; what is pasted has to hold it itself.
-    whole = sql.replace(f"FROM {EXCLUDED_USERS}", f"FROM {_LISTED_USERS}")
-    listed = {"explained_users": list(subject.population.exclude_users)}
-    return f"{for_clickhouse(whole, {**parameters, **listed}).strip()}\n{settings_for_clickhouse(settings)}"
+    def _written(self, sql: str, parameters: Mapping[str, object], settings: Mapping[str, object]) -> str:
+        # The list of users travels with the query as a table; what is pasted has to hold it itself.
+        whole = sql.replace(f"FROM {EXCLUDED_USERS}", f"FROM {_LISTED_USERS}")
+        bound = {
+            **parameters,
+            "watermark": self.watermark,
+            "explained_users": list(self.subject.population.exclude_users),
+        }
+        return f"{for_clickhouse(whole, bound).strip()}\n{settings_for_clickhouse(settings)}"

@@ -1,35 +1,43 @@
-"""A question whose SQL is asked for, and the SQL. Plain values, no I/O."""
+"""The SQL of an answer. Plain values, no I/O."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
-
-from app.results.values import ContextFilter, SourceChoice
+from enum import StrEnum
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asking:
-    """What is asked of results, as far as SQL depends on it. No metrics: those that results show by default."""
+class Part(StrEnum):
+    """What a query finds."""
 
-    metrics: tuple[str, ...] = ()
-    event_types: tuple[str, ...] = ()
-    start: datetime | None = None
-    end: datetime | None = None
-    granularity: str = "day"
-    include_overrides: bool = False
-    context: tuple[ContextFilter, ...] = ()
-    source: SourceChoice = SourceChoice.AUTO
+    OBSERVED = "observed"  # Users, events, time series, who is left out, and metrics that are made of these.
+    MEASURED = "measured"  # Metrics by their recipes, day by day where they are followed, with their covariates.
+    BOUNDS = "bounds"  # The ends of quantiles' intervals.
+    DUPLICATES = "duplicates"  # Events that were dropped as known; in PostgreSQL alone.
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One query, which can be pasted as it is.
+
+    by_segment: of the cells of variant and attribute's value, not of the variants. metrics: the keys of those that it
+    is about.
+    """
+
+    part: Part
+    by_segment: bool
+    metrics: tuple[str, ...]
+    sql: str
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """SQL that can be pasted as it is: one statement for built-in metrics, one for stored ones.
+    """All queries of an answer in one store; `sql` is all of them in one text.
 
-    settings: those that it makes itself.
+    settings: those that the text makes itself.
     """
 
     sql: str
     settings: Mapping[str, str]
+    queries: tuple[Query, ...]
 
 
 @dataclass(frozen=True, slots=True)

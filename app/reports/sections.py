@@ -19,6 +19,7 @@ from app.reports.tables import (
     effects_table,
     evidence_table,
     facts,
+    poststratified_table,
     segments_table,
     steps_table,
     table,
@@ -343,6 +344,12 @@ def breakdown(material: Material) -> Child:
         ),
         [segments_table(material, definition, found) for definition in material.results.definitions],
         tag("p", found.family.text, class_="soft"),
+        tag(
+            "p",
+            "All users once more: the parts are compared each in itself, and weighted by their users. Parts that the"
+            " variants have in different shares by chance then make no difference between them.",
+        ),
+        [poststratified_table(material, definition, found) for definition in material.results.definitions],
         class_="sheet",
     )
 

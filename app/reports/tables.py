@@ -14,6 +14,7 @@ from app.results.answer import (
     SegmentResult,
     VariantResult,
 )
+from app.results.poststratified import NO_STRATIFIED_FORM
 from app.results.words import sentences
 
 _TESTS = {
@@ -193,6 +194,33 @@ def segments_table(material: Material, definition: DefinitionResult, found: Brea
         return None
     heads = ("Part", "Users", "SRM, p", "Comparison", "Difference", "Its interval", "Lift", "p, raw", "p, Holm")
     return table(f"{definition.key} in each part of the users", heads, rows)
+
+
+def poststratified_table(material: Material, definition: DefinitionResult, found: BreakdownResult) -> Child:
+    """Show a metric's effect with the parts of the users as strata; nothing for metrics that cannot be weighted."""
+    measure = material.measure(definition)
+    compared = [one for one in found.poststratified if one.metric == definition.key]
+    if all(one.difference is None and one.null_reason == NO_STRATIFIED_FORM for one in compared):
+        return None
+    rows: list[list[Child]] = [
+        [
+            tag("code", label_of(one)),
+            plain(one.strata),
+            measure.difference(one.difference),
+            measure.differences(one.difference_ci_lower, one.difference_ci_upper),
+            percent(one.lift),
+            percents(one.lift_ci_lower, one.lift_ci_upper),
+            p_value(one.p_value),
+            NOTHING if one.variance_reduction_percent is None else f"{plain(one.variance_reduction_percent)} %",
+            " ".join(one.notes) or NOTHING,
+        ]
+        for one in compared
+    ]
+    heads = (
+        *("Comparison", "Parts", "Difference", "Its interval", "Lift", "Its interval", "p, raw"),
+        *("Variance smaller by", "Remarks"),
+    )
+    return table(f"{definition.key} of all users, with the parts as strata", heads, rows, texts=1)
 
 
 def _part(segment: SegmentResult) -> Child:

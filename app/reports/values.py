@@ -6,7 +6,7 @@ from app.experiments.sealing import PlanAccount
 from app.experiments.values import Experiment
 from app.metrics.values import Direction
 from app.reports.numbers import Measure
-from app.results.answer import ComparisonResult, DefinitionResult, Method, Results
+from app.results.answer import ComparisonResult, DefinitionResult, Method, PoststratifiedResult, Results
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,5 +46,5 @@ def is_less_better(definition: DefinitionResult) -> bool:
     return definition.direction is Direction.DOWN
 
 
-def label_of(found: ComparisonResult) -> str:
+def label_of(found: ComparisonResult | PoststratifiedResult) -> str:
     return f"{found.variant} against {found.control}"

@@ -376,12 +376,40 @@ class SegmentResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PoststratifiedResult:
+    """A comparison of the whole answer with the segments as strata. `lift` is a fraction.
+
+    Every segment with a user of either variant is a stratum, `strata` of them, with the weight that its users have
+    among those of both variants.
+    """
+
+    variant: str
+    control: str
+    metric: str
+    strata: int
+    difference: float | None
+    difference_ci_lower: float | None
+    difference_ci_upper: float | None
+    lift: float | None
+    lift_ci_lower: float | None
+    lift_ci_upper: float | None
+    statistic: float | None
+    p_value: float | None
+    # 30 means that the variance of the difference is 30 % smaller than that of the raw one.
+    variance_reduction_percent: float | None
+    null_reason: str | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BreakdownResult:
-    """The answer for the users of each value of an attribute; all comparisons in it are one family."""
+    """The answer for the users of each value of an attribute; all comparisons of segments are one family."""
 
     attribute: str
     segments: tuple[SegmentResult, ...]
     family: FamilyResult
+    # One for each comparison of the whole answer, in their order.
+    poststratified: tuple[PoststratifiedResult, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from app.results.answer import BreakdownResult, SegmentResult
 from app.results.measured import Measured
 from app.results.page import Page, page_of
 from app.results.parts import comparisons_of, family_of, sample_ratio, variants_of
+from app.results.poststratified import poststratified_of
 from app.results.values import Segment
 
 _FAMILY = (
@@ -42,4 +43,5 @@ def breakdown_of(
             for segment, page, compared in zip(segments, pages, comparisons, strict=True)
         ),
         family=family_of([found for compared in comparisons for found in compared], _FAMILY),
+        poststratified=poststratified_of(whole, metrics),
     )

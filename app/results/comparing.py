@@ -58,7 +58,9 @@ def comparison(
         noninferiority=_noninferiority(metric, found.noninferiority),
         method=found.method,
         null_reason=reason,
-        notes=sentences([found.null_reason, found.interval_null_reason if wanted else None]),
+        notes=sentences(
+            [found.null_reason, *((found.interval_null_reason, found.always_null_reason) if wanted else ())]
+        ),
     )
 
 

@@ -7,11 +7,10 @@ from fractions import Fraction
 from app.results.answer import Method
 from app.results.estimates import exact_lift, shown
 from app.results.measured import Measured, MeasuredArm, Shape
-from app.results.words import NO_COVARIATE, NO_SPREAD_AROUND_ZERO, NO_TEST, NO_VALUES
+from app.results.words import ALWAYS_VALID_UNBOUNDED, NO_COVARIATE, NO_SPREAD_AROUND_ZERO, NO_TEST, NO_VALUES
 from app.stats.comparisons import compare
 from app.stats.cuped import cuped_difference
 from app.stats.distributions import Alternative, Distribution
-from app.stats.effects import Scale
 from app.stats.exact import all_finite, to_float
 from app.stats.lift import Lift, LiftMethod, relative_lift
 from app.stats.noninferiority import NonInferiority, noninferiority_rates, noninferiority_test
@@ -21,7 +20,7 @@ from app.stats.power_rates import mde_proportions
 from app.stats.proportions import difference_of_proportions, two_proportion_test
 from app.stats.reasons import NullReason
 from app.stats.samples import ArmEstimate, Proportion
-from app.stats.sequential import always_valid_interval
+from app.stats.sequential import always_valid_interval, always_valid_lift
 
 # The convention of planning: an effect is detectable if the test finds it four times out of five.
 _POWER = 0.8
@@ -83,6 +82,8 @@ class Contrast:
     # Why a value or the test is undefined, and why an interval is.
     null_reason: str | None = None
     interval_null_reason: str | None = None
+    # Why the always-valid interval of the lift is, if for a reason of its own.
+    always_null_reason: str | None = None
 
 
 def contrast(metric: Measured, control: MeasuredArm, treatment: MeasuredArm, confidence: float) -> Contrast:
@@ -139,8 +140,8 @@ def _of_rates(control: Proportion, treatment: Proportion, confidence: float) -> 
         lift_upper=lift.upper,
         statistic=test.statistic,
         p_value=test.p_value,
-        null_reason=interval.null_reason or test.null_reason or _reason_without_lift(lift),
-        interval_null_reason=_reason_without_lift_interval(lift),
+        null_reason=interval.null_reason or test.null_reason or reason_without_lift(lift),
+        interval_null_reason=reason_without_lift_interval(lift),
     )
 
 
@@ -161,8 +162,8 @@ def _of_estimates(control: ArmEstimate, treatment: ArmEstimate, confidence: floa
         statistic=test.statistic,
         df=test.df,
         p_value=test.p_value,
-        null_reason=_reason_without_values(shape, control, treatment) or test.null_reason or _reason_without_lift(lift),
-        interval_null_reason=_reason_without_lift_interval(lift),
+        null_reason=_reason_without_values(shape, control, treatment) or test.null_reason or reason_without_lift(lift),
+        interval_null_reason=reason_without_lift_interval(lift),
     )
 
 
@@ -174,7 +175,9 @@ def _reason_without_values(shape: Shape, *arms: ArmEstimate) -> str | None:
 
 def _with_always_valid(found: Contrast, control: ArmEstimate, treatment: ArmEstimate, confidence: float) -> Contrast:
     always = always_valid_interval(control, treatment, alpha=1 - confidence)
-    relative = always_valid_interval(control, treatment, alpha=1 - confidence, scale=Scale.RELATIVE)
+    relative = always_valid_lift(control, treatment, alpha=1 - confidence)
+    # Where the interval of one look is unbounded as well, that says it all.
+    unbounded = relative.null_reason is NullReason.UNBOUNDED and found.interval_null_reason is None
     return replace(
         found,
         always_lower=always.lower,
@@ -182,6 +185,7 @@ def _with_always_valid(found: Contrast, control: ArmEstimate, treatment: ArmEsti
         always_p_value=always.p_value,
         always_lift_lower=relative.lower,
         always_lift_upper=relative.upper,
+        always_null_reason=ALWAYS_VALID_UNBOUNDED if unbounded else None,
     )
 
 
@@ -208,8 +212,8 @@ def _adjusted(control: MeasuredArm, treatment: MeasuredArm, confidence: float) -
         p_value=test.p_value,
         theta=found.theta,
         variance_ratio=found.variance_ratio,
-        null_reason=test.null_reason or _reason_without_lift(lift),
-        interval_null_reason=_reason_without_lift_interval(lift),
+        null_reason=test.null_reason or reason_without_lift(lift),
+        interval_null_reason=reason_without_lift_interval(lift),
     )
 
 
@@ -238,11 +242,12 @@ def _noninferiority(
     )
 
 
-def _reason_without_lift(lift: Lift) -> NullReason | None:
+def reason_without_lift(lift: Lift) -> NullReason | None:
+    """Return why the lift is undefined."""
     return lift.null_reason if lift.lift is None else None
 
 
-def _reason_without_lift_interval(lift: Lift) -> str | None:
+def reason_without_lift_interval(lift: Lift) -> str | None:
     """Return why the lift has no interval, though it and the test of the difference may exist."""
     only_one_varies = lift.null_reason is NullReason.ZERO_VARIANCE and lift.p_value is not None
     return NO_SPREAD_AROUND_ZERO if only_one_varies else lift.null_reason

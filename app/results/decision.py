@@ -70,7 +70,8 @@ def _weigh(
             shippable.append(key)
         elif standings[key] is Standing.WORSE or harmed or (over and not _lacks_the_question_only(at, standings[key])):
             rejected.append(key)
-    reasons = [*why.of_primary(at.metric, standings), *reasons, *why.of_missing(at), *why.of_progress(at)]
+    of_primary = why.of_primary(at, standings, judged=_is_judged(at, look))
+    reasons = [*of_primary, *reasons, *why.of_missing(at), *why.of_progress(at)]
     if shippable:
         best = max(shippable, key=lambda key: primary[key].gain or 0.0)
         held = [why.of_held_guardrails(best)] if guardrails else []
@@ -83,6 +84,17 @@ def _weigh(
 def _lacks_the_question_only(at: Circumstances, standing: Standing) -> bool:
     """Tell whether a treatment is better, and all that keeps it is that not all guardrails were asked for."""
     return standing is Standing.BETTER and bool(at.guardrails_not_asked)
+
+
+def _is_judged(at: Circumstances, look: _Look) -> bool:
+    """Tell whether the rule lets one look at the primary metric at all."""
+    match at.rule:
+        case StoppingRule.ALWAYS_VALID:
+            return True
+        case StoppingRule.FIXED:
+            return at.reached
+        case StoppingRule.GROUP_SEQUENTIAL:
+            return look.number > 0
 
 
 def _primary_standings(at: Circumstances, look: _Look, primary: Mapping[str, Evidence]) -> dict[str, Standing]:

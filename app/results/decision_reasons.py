@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from app.experiments.analysis_plan import StoppingRule
 from app.results.answer import DecisionCode, DecisionReason
 from app.results.circumstances import Circumstances, Standing
 
@@ -54,16 +55,26 @@ def too_early(at: Circumstances) -> list[DecisionReason]:
     return []
 
 
-def of_primary(metric: str, standings: Mapping[str, Standing]) -> list[DecisionReason]:
-    """Say how each treatment stands by the primary metric."""
+def of_primary(at: Circumstances, standings: Mapping[str, Standing], *, judged: bool) -> list[DecisionReason]:
+    """Say how each treatment stands by the primary metric; `judged`: whether the rule has looked at it yet."""
     codes = {
-        Standing.BETTER: (DecisionCode.PRIMARY_BETTER, "is better than the control"),
-        Standing.WORSE: (DecisionCode.PRIMARY_WORSE, "is worse than the control"),
-        Standing.OPEN: (DecisionCode.PRIMARY_NOT_DECIDED, "is neither shown to be better nor worse"),
+        Standing.BETTER: (DecisionCode.PRIMARY_BETTER, f"is better than the control by {at.metric}"),
+        Standing.WORSE: (DecisionCode.PRIMARY_WORSE, f"is worse than the control by {at.metric}"),
+        Standing.OPEN: (DecisionCode.PRIMARY_NOT_DECIDED, _left_open(at) if judged else _not_judged(at)),
     }
-    return [
-        _reason(codes[standing][0], f"{key} {codes[standing][1]} by {metric}.") for key, standing in standings.items()
-    ]
+    return [_reason(codes[standing][0], f"{key} {codes[standing][1]}.") for key, standing in standings.items()]
+
+
+def _left_open(at: Circumstances) -> str:
+    so_far = "" if at.reached or at.ended else " so far"
+    return f"is shown to be neither better nor worse than the control by {at.metric}{so_far}"
+
+
+def _not_judged(at: Circumstances) -> str:
+    first = "the first planned look" if at.rule is StoppingRule.GROUP_SEQUENTIAL else "the planned sample is there"
+    if at.ended:
+        return f"was never judged by {at.metric}: the plan does not do so before {first}, and the experiment has ended"
+    return f"is not judged by {at.metric} yet: the plan does not do so before {first}"
 
 
 def of_guardrails(key: str, harmed: Sequence[str], unshown: Sequence[str]) -> list[DecisionReason]:

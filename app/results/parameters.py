@@ -158,7 +158,7 @@ def reading_of(
     prior_alpha: Annotated[
         float, Query(ge=_SMALLEST_PRIOR, le=_LARGEST_PRIOR, description="Beta prior of rates; 1 and 1 are flat.")
     ] = 1.0,
-    prior_beta: Annotated[float, Query(ge=_SMALLEST_PRIOR, le=_LARGEST_PRIOR)] = 1.0,
+    prior_beta: Annotated[float, Query(ge=_SMALLEST_PRIOR, le=_LARGEST_PRIOR, description="With `prior_alpha`.")] = 1.0,
     prior_lift_mean: Annotated[
         float,
         Query(

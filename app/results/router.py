@@ -3,7 +3,7 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Depends, Response
+from fastapi import Depends, Path, Response
 
 from app.access.caller import CurrentCaller
 from app.access.guard import GUARDED, requires
@@ -49,7 +49,10 @@ async def read_results(
     responses=documented(*GUARDED, ExperimentNotFound, AnswerNotFound, StoreUnavailable),
 )
 async def read_kept_results(
-    experiment: ExperimentReference, answer_id: UUID, caller: CurrentCaller, results: ResultsEngine
+    experiment: ExperimentReference,
+    answer_id: Annotated[UUID, Path(description="`provenance.answer_id` of the answer.")],
+    caller: CurrentCaller,
+    results: ResultsEngine,
 ) -> Response:
     """Show an answer once more, as it was given; its `provenance.answer_id` names it."""
     document = await results.kept_answer(caller.project_id, experiment, answer_id)

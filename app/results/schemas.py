@@ -274,12 +274,41 @@ class SegmentOut(_Out):
     comparisons: list[ComparisonOut]
 
 
+class PoststratifiedOut(_Out):
+    """A comparison of all users with the segments as strata: chance imbalances between the variants are taken out.
+
+    Null where a stratum lacks a variant (EMPTY_ARM) or has a single user of one (TOO_FEW_UNITS), and of metrics that
+    are no means or ratios (NO_STRATIFIED_FORM). The p-value is for this comparison alone.
+    """
+
+    variant: str
+    control: str
+    metric: str
+    strata: Annotated[int, Field(description="Segments with a user of either variant.")]
+    difference: float | None
+    difference_ci_lower: float | None
+    difference_ci_upper: float | None
+    lift: Annotated[float | None, Field(description="A fraction: 0.05 is +5 %.")]
+    lift_ci_lower: float | None
+    lift_ci_upper: float | None
+    statistic: float | None
+    p_value: float | None
+    variance_reduction_percent: Annotated[
+        float | None, Field(description="30: the variance of the difference is 30 % smaller than that of the raw one.")
+    ]
+    null_reason: str | None
+    notes: list[str]
+
+
 class BreakdownOut(_Out):
     """The answer for the users of each value of an attribute."""
 
     attribute: str
     segments: list[SegmentOut]
-    family: Annotated[FamilyOut, Field(description="All comparisons of the breakdown are adjusted together.")]
+    family: Annotated[FamilyOut, Field(description="All comparisons of segments are adjusted together.")]
+    poststratified: Annotated[
+        list[PoststratifiedOut], Field(description="One for each comparison of the whole answer, in their order.")
+    ]
 
 
 class ProvenanceOut(_Out):
@@ -289,7 +318,13 @@ class ProvenanceOut(_Out):
     complete_until: Annotated[datetime, Field(description="Everything ingested before this is in the answer.")]
     lag_seconds: float
     events_counted: int
-    duplicates_dropped: int | None
+    duplicates_dropped: Annotated[
+        int | None,
+        Field(
+            description="Events of the asked types and hours, from the first exposure on, that were sent again under a"
+            " known `event_id` and dropped where they arrived: those that name this experiment or none."
+        ),
+    ]
     late_events: Annotated[int | None, Field(description="Counted events ingested over an hour after their time.")]
     users_excluded: Annotated[dict[str, int], Field(description="Users who do not count, by reason.")]
     experiment_version: int

@@ -13,6 +13,8 @@ NO_INTERVAL = "NO_INTERVAL"
 NO_COVARIATE = "NO_COVARIATE"
 # The compared variant is at 0 with every user, so its lift of -1 has no spread.
 NO_SPREAD_AROUND_ZERO = "NO_SPREAD_AROUND_ZERO"
+# The lift has an interval at this look, but none yet that holds at every look.
+ALWAYS_VALID_UNBOUNDED = "ALWAYS_VALID_UNBOUNDED"
 # The metric was not measured day by day.
 NO_DAILY_DATA = "NO_DAILY_DATA"
 
@@ -25,6 +27,8 @@ _SENTENCES: Mapping[str, str] = MappingProxyType(
         NO_COVARIATE: "The metric has no number from before the exposure to adjust by.",
         NO_SPREAD_AROUND_ZERO: "Every user of the compared variant is at 0, so that the lift has no interval. The"
         " test of the difference stands.",
+        ALWAYS_VALID_UNBOUNDED: "The control's value is not yet far enough from 0 for a lift that holds at every look:"
+        " its always-valid interval has no two finite ends. The one of the difference stands.",
         "EMPTY_ARM": "A variant has no exposed user yet.",
         "TOO_FEW_UNITS": "A variance needs two users in each variant at least.",
         "ZERO_VARIANCE": "All users of the compared variants have the same value, so there is nothing to test.",

@@ -54,8 +54,12 @@ def _explain(client: httpx.Client, experiment: Json, **body: Any) -> Json:
     return found
 
 
-def _psql(service: ServiceProcess, explained: Json) -> list[dict[str, str]]:
-    return pasted(shared_stores(service)["DATABASE_URL"], explained["postgresql"]["sql"])
+def _psql(
+    service: ServiceProcess, explained: Json, part: str = "observed", *, by_segment: bool = False
+) -> list[dict[str, str]]:
+    """Paste one of the queries, as it is, into psql."""
+    queries = {(query["part"], query["by_segment"]): query["sql"] for query in explained["postgresql"]["queries"]}
+    return pasted(shared_stores(service)["DATABASE_URL"], queries[part, by_segment])
 
 
 def test_explain__built_in_metrics_pasted_into_psql__give_what_results_say(
@@ -88,7 +92,7 @@ def test_explain__stored_metric_pasted_into_psql__gives_what_results_say(
     question = {"metrics": world["metric"], "fresh": "true"}
     results = client.get(f"/experiments/{world['experiment']['key']}/results", params=question).json()
 
-    rows = _psql(service, _explain(client, world["experiment"], metrics=[world["metric"]], source="hot"))
+    rows = _psql(service, _explain(client, world["experiment"], metrics=[world["metric"]], source="hot"), "measured")
 
     exponents = [int(row["n1"]) for row in rows if row["kind"] == "exponent"]
     sums: dict[int, float] = defaultdict(float)
@@ -118,6 +122,7 @@ def test_explain__both_stores__hold_no_parameter_any_more(client: httpx.Client, 
     assert "SETTINGS " in explained["clickhouse"]["sql"]
     assert any("ingested before" in note for note in explained["notes"])
     assert explained["metrics"] == ["avg_value"]
+    assert [query["metrics"] for query in explained["clickhouse"]["queries"]] == [["avg_value"]]
 
 
 @pytest.mark.parametrize(("source", "missing"), [("hot", "clickhouse"), ("cold", "postgresql")])
@@ -131,7 +136,59 @@ def test_explain__no_metrics__are_those_of_the_plan_and_of_every_answer(client: 
     explained = _explain(client, world["experiment"])
 
     assert set(explained["metrics"]) >= {world["metric"], "conversion_rate", "unique_users"}
-    assert explained["postgresql"]["sql"].count("\n-- ") == 2
+    queries = explained["postgresql"]["queries"]
+    # Where a stored metric is followed day by day, the rate is as well, by its recipe.
+    assert [(query["part"], query["metrics"]) for query in queries] == [
+        ("observed", ["unique_users"]),
+        ("measured", [world["metric"], "conversion_rate"]),
+        ("duplicates", []),
+    ]
+    for query in queries:
+        assert query["sql"].partition("-- ")[2] in explained["postgresql"]["sql"]
+
+
+def test_explain__breakdown_by_day_with_covariates_and_quantiles__has_every_query(
+    client: httpx.Client, service: ServiceProcess
+) -> None:
+    metric = {"key": unique("typical"), "kind": "quantile", "event_type": "buy", "quantile": 0.5}
+    assert client.post("/metrics", json=metric).status_code == 201
+    experiment = make_experiment(client)
+    users = [unique("user") for _ in range(40)]
+    for number, user in enumerate(users):
+        body = {"experiment": experiment["key"], "user_id": user, "context": {"country": "DE" if number % 2 else "FR"}}
+        client.post("/assignments", json=body).raise_for_status()
+    events = [{"user_id": user, "event_type": "buy", "value": number % 9} for number, user in enumerate(users)]
+    assert client.post("/events/batch", json={"events": events}).json()["accepted"] == len(users)
+    asked: Json = {
+        "metrics": [metric["key"], "value_per_user"],
+        "breakdown": "country",
+        "cuped_days": 7,
+        "source": "hot",
+    }
+    results = client.get(f"/experiments/{experiment['key']}/results", params=asked | {"fresh": "true"}).json()
+
+    explained = _explain(client, experiment, **asked)
+
+    values = {
+        row["label"]: int(row["variant_id"])
+        for row in _psql(service, explained, by_segment=True)
+        if row["kind"] == "segment"
+    }
+    bounds = {
+        int(row["variant_id"]): (float(row["lower"]), float(row["upper"]))
+        for row in _psql(service, explained, "bounds", by_segment=True)
+    }
+    assert sorted(values) == ["DE", "FR"]
+    for segment in results["breakdown"]["segments"]:
+        for variant in segment["variants"]:
+            found = variant["metrics"][metric["key"]]
+            if None not in (found["ci_lower"], found["ci_upper"]):
+                assert bounds[64 * variant["id"] + values[segment["value"]]] == (found["ci_lower"], found["ci_upper"])
+    assert bounds
+    (first,) = {series["points"][0]["time"][:10] for series in results["effect_over_time"] if series["points"]}
+    assert any(f"is {first} in PostgreSQL" in note for note in explained["notes"])
+    assert any(row["kind"] == "day" for row in _psql(service, explained, "measured"))
+    assert len(_psql(service, explained, "bounds")) == 2
 
 
 def test_explain__users_and_contexts_left_out__are_written_into_the_text(
@@ -161,7 +218,10 @@ def test_explain__users_and_contexts_left_out__are_written_into_the_text(
         ({"metrics": "conversion_rate"}, "metrics"),
         ({"source": "warm"}, "source"),
         ({"start_date": "2026-01-02", "end_date": "2026-01-01"}, "end_date"),
-        ({"confidence_level": 95}, "confidence_level"),
+        ({"confidence_level": 100}, "confidence_level"),
+        ({"cuped_days": 0}, "cuped_days"),
+        ({"breakdown": ""}, "breakdown"),
+        ({"include_ci": True}, "include_ci"),
         ({"context": {"country": 5}}, "context.country"),
     ],
 )

@@ -111,3 +111,44 @@ def test_breakdown__from_every_source__is_the_same(told: Told) -> None:
     assert answers["cold"]["breakdown"] == answers["hot"]["breakdown"]
     assert answers["auto"]["breakdown"] == answers["hot"]["breakdown"]
     assert answers["auto"]["comparisons"] == answers["hot"]["comparisons"]
+
+
+def test_breakdown__of_all_users__has_every_comparison_with_the_segments_as_strata(told: Told) -> None:
+    answer = told.ask(breakdown="country")
+    segments, found = answer["breakdown"]["segments"], answer["breakdown"]["poststratified"]
+
+    assert [(one["variant"], one["control"], one["metric"]) for one in found] == [
+        (one["variant"], one["control"], one["metric"]) for one in answer["comparisons"]
+    ]
+    for one in found:
+        if one["metric"] == told.metrics[2]:
+            assert one["null_reason"] == "NO_STRATIFIED_FORM"
+            continue
+        # The differences of the segments, by their users.
+        parts = [
+            (segment["users"], compared["difference"])
+            for segment in segments
+            for compared in segment["comparisons"]
+            if compared["metric"] == one["metric"]
+        ]
+        weighted = sum(users * difference for users, difference in parts) / USERS
+        assert one["difference"] == pytest.approx(weighted, rel=1e-9, abs=1e-12)
+        assert one["difference_ci_lower"] < one["difference"] < one["difference_ci_upper"]
+        assert one["variance_reduction_percent"] is not None
+        assert one["strata"] == len(segments)
+
+
+def test_breakdown__exported_as_json__has_the_strata_as_well(told: Told) -> None:
+    question: Json = {"of": "results", "format": "json", "breakdown": "country", "source": "hot", "min_sample": 1}
+    exported = told.client.get(f"/experiments/{told.key}/export", params=question | {"metrics": told.metrics})
+
+    assert exported.status_code == 200, exported.text
+    assert len(exported.json()["breakdown"]["poststratified"]) == len(told.metrics)
+
+
+def test_breakdown__in_the_report__shows_the_strata(told: Told) -> None:
+    question: Json = {"breakdown": "country", "metrics": told.metrics}
+    shown = told.client.get(f"/experiments/{told.key}/report", params=question)
+
+    assert f"{told.metrics[0]} of all users, with the parts as strata" in shown.text
+    assert f"{told.metrics[2]} of all users" not in shown.text

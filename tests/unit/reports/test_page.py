@@ -19,7 +19,7 @@ from app.reports.page import SECURITY_POLICY, page
 from app.reports.style import STYLE
 from app.reports.values import Material
 from app.results.analysis import analyse, answer
-from app.results.answer import BreakdownResult, FamilyResult, SegmentResult
+from app.results.answer import BreakdownResult, FamilyResult, PoststratifiedResult, Results, SegmentResult
 from app.results.measured import DailyArm, Measured, MeasuredArm, Shape
 from app.results.reading import PLAIN, Pair, Reading
 from app.results.values import Metric, Observations, Question
@@ -159,6 +159,50 @@ def test_page__numbers__are_those_of_the_answer() -> None:
     assert f"{100 * control.value:.4g} %" in text
 
 
+def _stratified(results: Results) -> tuple[PoststratifiedResult, ...]:
+    """Return what the parts might say of the first comparison, and of one without an answer."""
+    first, second = results.comparisons[:2]
+    return tuple(
+        PoststratifiedResult(
+            variant=one.variant,
+            control=one.control,
+            metric=one.metric,
+            strata=3,
+            difference=0.0625 if reason is None else None,
+            difference_ci_lower=0.0375 if reason is None else None,
+            difference_ci_upper=0.0875 if reason is None else None,
+            lift=0.3125 if reason is None else None,
+            lift_ci_lower=0.2 if reason is None else None,
+            lift_ci_upper=0.4 if reason is None else None,
+            statistic=4.9 if reason is None else None,
+            p_value=0.0123 if reason is None else None,
+            variance_reduction_percent=17.25 if reason is None else None,
+            null_reason=reason,
+            notes=() if reason is None else ("A part lacks a variant.",),
+        )
+        for one, reason in ((first, None), (second, "EMPTY_ARM"))
+    )
+
+
+def test_page__parts_as_strata__show_the_estimate_of_all_users_beside_its_reduction() -> None:
+    made = material()
+    family = FamilyResult(comparisons=0, tested=0, text="Of nothing.")
+    broken_down = BreakdownResult(
+        attribute="country", segments=(), family=family, poststratified=_stratified(made.results)
+    )
+    text = _check(page(replace(made, results=replace(made.results, breakdown=broken_down)))).text
+
+    assert "signup of all users, with the parts as strata" in text
+    assert "+6.25 pp" in text
+    assert "+3.75 to +8.75 pp" in text
+    assert "+31.25 %" in text
+    assert "0.0123" in text
+    assert "17.25 %" in text
+    assert "A part lacks a variant." in text
+    # A total has no such estimate, and no table for it.
+    assert "unique_users of all users" not in text
+
+
 def _hostile() -> Material:
     """Return a report in which every text that anybody else writes tries to break out."""
     made = material()
@@ -184,7 +228,8 @@ def _hostile() -> Material:
         for value, is_rest in ((HOSTILE, False), (None, True), (None, False))
     )
     family = FamilyResult(comparisons=9, tested=9, text="All of them.")
-    results = replace(results, breakdown=BreakdownResult(attribute=HOSTILE, segments=parts, family=family))
+    broken_down = BreakdownResult(attribute=HOSTILE, segments=parts, family=family, poststratified=_stratified(results))
+    results = replace(results, breakdown=broken_down)
     account = PlanAccount(HOSTILE, hostile.seal, Verdict((HOSTILE,), (HOSTILE,)))
     return Material(hostile, results, account)
 

@@ -108,6 +108,41 @@ def test_decide_on__row_of_the_table__is_decided_so(
     assert all(reason.text.endswith(".") for reason in found.reasons)
 
 
+_SEQUENTIAL = replace(_PLANNED, stopping_rule=StoppingRule.GROUP_SEQUENTIAL, looks=5)
+
+
+@pytest.mark.parametrize(
+    ("at", "text"),
+    [
+        (_NOW, "t0 is shown to be neither better nor worse than the control by conversion_rate so far."),
+        (_PLANNED, "t0 is shown to be neither better nor worse than the control by conversion_rate."),
+        (
+            _EARLY,
+            "t0 is not judged by conversion_rate yet: the plan does not do so before the planned sample is there.",
+        ),
+        (
+            replace(_EARLY, ended=True),
+            (
+                "t0 was never judged by conversion_rate: the plan does not do so before the planned sample is there, and"
+                " the experiment has ended."
+            ),
+        ),
+        (
+            replace(_SEQUENTIAL, users=399),
+            "t0 is not judged by conversion_rate yet: the plan does not do so before the first planned look.",
+        ),
+        (
+            replace(_SEQUENTIAL, users=400),
+            "t0 is shown to be neither better nor worse than the control by conversion_rate so far.",
+        ),
+    ],
+)
+def test_decide_on__nothing_shown__says_whether_the_rule_has_looked(at: Circumstances, text: str) -> None:
+    found = _decide(at, _OPEN)
+
+    assert [reason.text for reason in found.reasons if reason.code is DecisionCode.PRIMARY_NOT_DECIDED] == [text]
+
+
 @pytest.mark.parametrize(
     ("users", "statistic", "verdict", "look"),
     [
@@ -237,7 +272,9 @@ def test_decide_on__arms_swapped__the_same_arm_is_chosen(at: Circumstances, foun
     if one.verdict is DecisionVerdict.SHIP:
         # The control of the mirrored experiment is the arm that is shipped here.
         assert (other.verdict, other.variant) == (DecisionVerdict.DO_NOT_SHIP, "control")
-    if one.verdict in {DecisionVerdict.INVALID, DecisionVerdict.KEEP_RUNNING}:
+    # A treatment that is better waits for a guardrail that was not asked for; one that is worse waits for nothing.
+    waits = bool(at.guardrails_not_asked) and DecisionCode.PRIMARY_BETTER in _codes(one)
+    if one.verdict in {DecisionVerdict.INVALID, DecisionVerdict.KEEP_RUNNING} and not waits:
         assert other.verdict is one.verdict
 
 
