@@ -29,6 +29,7 @@ the arm over both stores.
 | is a rate worse by less than a margin | `noninferiority.noninferiority_rates(..., margin=0.02)` | `NonInferiority` |
 | the same of any metric | `noninferiority.noninferiority_test(..., margin=0.02)` | `NonInferiority` |
 | effect at every look | `sequential.always_valid_interval` | `AlwaysValidInterval` |
+| lift at every look | `sequential.always_valid_lift` | `AlwaysValidInterval` |
 | bounds of planned looks | `group_sequential.sequential_bounds([0.25, 0.5, 1])` | `tuple[Look, ...]` |
 | belief about two rates | `bayes_rates.bayes_beta_binomial` | `BetaComparison` |
 | belief about their difference | `bayes_difference.bayes_rate_difference` | `RateDifference` |

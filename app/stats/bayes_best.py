@@ -28,12 +28,18 @@ def prob_best_rate(arms: Sequence[Proportion], *, prior: BetaPrior = _FLAT, lowe
     if not arms:
         raise ValueError("the best of no arms does not exist")
     beliefs = [RateBelief.after(arm, prior) for arm in arms]
-    if lowest:
+    # Rates near 0 have all their digits, rates near 1 have not: if the best are there, look at the complements, whose
+    # order is opposite.
+    means = [belief.mean for belief in beliefs]
+    mirrored = (min(means) if lowest else max(means)) > 0.5
+    if mirrored:
         beliefs = [belief.mirrored() for belief in beliefs]
     logits, widths = grid(np.concatenate([belief.cuts() for belief in beliefs]))
     rates = np.asarray(special.expit(logits))
+    others_are_above = lowest is not mirrored
     return shared_chances(
-        [belief.logit_density(logits) * widths for belief in beliefs], [belief.below(rates) for belief in beliefs]
+        [belief.logit_density(logits) * widths for belief in beliefs],
+        [belief.above(rates) if others_are_above else belief.below(rates) for belief in beliefs],
     )
 
 
@@ -48,7 +54,7 @@ def prob_best_value(
         ValueError: there is no arm, or not one prior for each.
 
     Source: see rate_belief.shared_chances; each arm's posterior is normal, Gelman et al., "Bayesian Data
-    Analysis" (3rd ed., 2013), section 2.5, eq. 2.10.
+    Analysis" (3rd ed., 2013), section 2.5, the normal mean with known variance.
     """
     if not arms:
         raise ValueError("the best of no arms does not exist")

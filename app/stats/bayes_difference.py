@@ -55,10 +55,10 @@ def bayes_rate_difference(
     Raises:
         ValueError: credibility is outside (0, 1).
 
-    Source: Stucchio, "Bayesian A/B Testing at VWO" (2015), sections 3 and 4: posterior Beta(alpha +
-    successes, beta + failures), the chance to beat the control and the expected loss as integrals over both
-    posteriors. The inner integrals are closed: E[max(X - x, 0)] = (m - x) P(X > x) + x (1 - x) f(x)/(a + b)
-    for X from Beta(a, b) with mean m and density f.
+    Source: Stucchio, "Bayesian A/B Testing at VWO" (technical paper, 2015): posterior Beta(alpha + successes, beta +
+    failures), the chance to beat the control and the expected loss as integrals over both posteriors. The inner
+    integrals are closed: E[max(X - x, 0)] = (m - x) P(X > x) + x (1 - x) f(x)/(a + b) for X from Beta(a, b) with mean
+    m and density f.
     """
     check_open_unit("credibility", credibility)
     c, t = RateBelief.after(control, prior), RateBelief.after(treatment, prior)

@@ -59,9 +59,9 @@ def bayes_normal(
     Raises:
         ValueError: credibility is outside (0, 1).
 
-    Source: Gelman et al., "Bayesian Data Analysis" (3rd ed., 2013), section 2.5, eq. 2.10: precisions add,
-    and the mean is weighted by them. The losses are the normal's partial expectations, sd (density(z) -+ z
-    tail(+-z)).
+    Source: Gelman et al., "Bayesian Data Analysis" (3rd ed., 2013), section 2.5, the normal mean with known
+    variance: precisions add, and the mean is weighted by them. The losses are the normal's partial expectations,
+    sd (density(z) -+ z tail(+-z)).
     """
     check_open_unit("credibility", credibility)
     quantile = two_sided_quantile(credibility)

@@ -139,9 +139,8 @@ def bayes_beta_binomial(
     Raises:
         ValueError: credibility is outside (0, 1).
 
-    Source: Stucchio, "Bayesian A/B Testing at VWO" (2015), sections 3 and 4: posterior Beta(alpha +
-    successes, beta + failures), the chance to beat the control and the expected loss as integrals over both
-    posteriors.
+    Source: Stucchio, "Bayesian A/B Testing at VWO" (technical paper, 2015): posterior Beta(alpha + successes, beta +
+    failures), the chance to beat the control and the expected loss as integrals over both posteriors.
     """
     check_open_unit("credibility", credibility)
     c, t = _posterior(control, prior), _posterior(treatment, prior)
@@ -165,8 +164,9 @@ def bayes_prob_best(arms: Sequence[Proportion], *, prior: BetaPrior = _FLAT) -> 
     Raises:
         ValueError: there is no arm.
 
-    Source: Scott, "A modern Bayesian look at the multi-armed bandit" (2010), section 3: the integral of one
-    arm's density times the other arms' distribution functions.
+    Source: Scott, "A modern Bayesian look at the multi-armed bandit" (Appl. Stochastic Models Bus. Ind. 26, 2010, pp.
+    639-658), on randomized probability matching: the integral of one arm's density times the other arms' distribution
+    functions.
     """
     if not arms:
         raise ValueError("the best of no arms does not exist")

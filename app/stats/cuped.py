@@ -41,8 +41,8 @@ def cuped_difference(
         ValueError: confidence is outside (0, 1).
 
     Source: Deng, Xu, Kohavi, Walker, "Improving the Sensitivity of Online Controlled Experiments by Utilizing
-    Pre-Experiment Data" (WSDM 2013), section 3.2: theta = cov(post, pre)/var(pre) over both arms, adjusted
-    mean mean(post) - theta (mean(pre) - pooled mean(pre)).
+    Pre-Experiment Data" (WSDM 2013), section 3.2.1: theta = cov(post, pre)/var(pre), and 3.2.2: the same theta for
+    both arms, from their pooled users. Adjusted mean: mean(post) - theta (mean(pre) - pooled mean(pre)).
     """
     pooled = control + treatment
     slope = _theta(pooled)

@@ -28,27 +28,42 @@ class Distribution(StrEnum):
 
 
 def normal_sf(z: float) -> float:
-    """P(Z > z), accurate far into the tail."""
+    """P(Z > z), accurate far into the tail.
+
+    Source: Abramowitz, Stegun, "Handbook of Mathematical Functions" (1964), 26.2.3.
+    """
     return float(special.ndtr(-z))
 
 
 def normal_isf(tail: float) -> float:
-    """Return the z with P(Z > z) = tail, for tail in (0, 1)."""
+    """Return the z with P(Z > z) = tail, for tail in (0, 1).
+
+    Source: the inverse of normal_sf.
+    """
     return -float(special.ndtri(tail))
 
 
 def normal_density(z: float) -> float:
-    """Return the standard normal density at z."""
+    """Return the standard normal density at z.
+
+    Source: Abramowitz, Stegun (1964), 26.2.1.
+    """
     return math.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
 
 
 def chi_square_sf(statistic: float, df: int) -> float:
-    """P(X > statistic) for a chi-square variable with df degrees of freedom."""
+    """P(X > statistic) for a chi-square variable with df degrees of freedom.
+
+    Source: Abramowitz, Stegun (1964), 26.4.2.
+    """
     return float(special.chdtrc(df, statistic))
 
 
 def upper_tail(statistic: float, df: float | None) -> float:
-    """P(T > statistic) for Student's t, or for the normal where df is None."""
+    """P(T > statistic) for Student's t, or for the normal where df is None.
+
+    Source: Abramowitz, Stegun (1964), 26.7.1.
+    """
     return normal_sf(statistic) if df is None else float(special.stdtr(df, -statistic))
 
 
@@ -57,6 +72,8 @@ def two_sided_quantile(confidence: float, df: float | None = None) -> float:
 
     Raises:
         ValueError: confidence is outside (0, 1).
+
+    Source: the inverse of upper_tail.
     """
     check_open_unit("confidence", confidence)
     tail = (1.0 - confidence) / 2.0
@@ -64,7 +81,10 @@ def two_sided_quantile(confidence: float, df: float | None = None) -> float:
 
 
 def p_value(statistic: float, alternative: Alternative, df: float | None = None) -> float:
-    """Return the p-value of a statistic whose null is Student's t, or the normal where df is None."""
+    """Return the p-value of a statistic whose null is Student's t, or the normal where df is None.
+
+    Source: upper_tail; two-sided, of both tails together.
+    """
     match alternative:
         case Alternative.TWO_SIDED:
             return min(1.0, 2.0 * upper_tail(abs(statistic), df))

@@ -57,8 +57,8 @@ def spent(information: float, *, alpha: float = 0.05, spending: Spending = Spend
     Raises:
         ValueError: alpha is outside (0, 1), or the fraction is not positive.
 
-    Source: Lan, DeMets, "Discrete sequential boundaries for clinical trials" (Biometrika 70, 1983), section 3:
-    alpha*_1 (O'Brien-Fleming type) and alpha*_2 (Pocock type).
+    Source: Lan, DeMets, "Discrete sequential boundaries for clinical trials" (Biometrika 70, 1983, pp. 659-663): the
+    functions alpha*_1, of the type of O'Brien and Fleming, and alpha*_2, of that of Pocock.
     """
     check_open_unit("alpha", alpha)
     if not information > 0.0:
@@ -87,7 +87,7 @@ def sequential_bounds(
         ValueError: alpha is outside (0, 1), or the fractions are none, more than 100, not rising by 0.0001 each, or
             outside (0, 1].
 
-    Source: Lan, DeMets (1983), eq. 3: each look's error is what the spending function allows since the look before;
+    Source: Lan, DeMets (1983): each look's error is what the spending function allows since the look before;
     Armitage, McPherson, Rowe, "Repeated significance tests on accumulating data" (JRSS A 132, 1969): the recursion
     over the density of paths that go on; Jennison, Turnbull, "Group Sequential Methods with Applications to Clinical
     Trials" (2000), chapter 19 on computing it.

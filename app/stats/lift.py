@@ -78,7 +78,7 @@ def relative_lift(
             lift = _log_ratio(effect.estimate, effect_of(log_c, log_t, Scale.ABSOLUTE).variance, df, confidence)
         case LiftMethod.FIELLER_WELCH_T | LiftMethod.FIELLER_NORMAL:
             df = welch_df(c, t) if method is LiftMethod.FIELLER_WELCH_T else None
-            over_c, over_t = _over_square_of(c, c), _over_square_of(t, c)
+            over_c, over_t = over_square_of(c, c), over_square_of(t, c)
             lift = _fieller(effect.estimate, over_c, over_t, df, confidence)
     limits = [limit for limit in (lift.lower, lift.upper) if limit is not None]
     return lift if all_finite(*limits) else _incomplete(lift.lift, NullReason.OUT_OF_RANGE)
@@ -95,13 +95,6 @@ def _p_of_difference(control: ArmEstimate, treatment: ArmEstimate, method: LiftM
 
 def _incomplete(lift: float | None, reason: NullReason | None, p: float | None = None) -> Lift:
     return Lift(lift=lift, lower=None, upper=None, p_value=p, standard_error=None, null_reason=reason)
-
-
-def _over_square_of(arm: ArmEstimate, unit: ArmEstimate) -> float:
-    """Return the arm's variance over the squared value of the unit arm, which a lift's variance implies."""
-    if arm.variance is None or not unit.value:
-        return math.inf
-    return to_float(arm.variance / unit.value**2)
 
 
 def _of_logarithm(arm: ArmEstimate) -> ArmEstimate:
@@ -143,27 +136,37 @@ def _log_ratio(lift: float, variance: float | None, df: float | None, confidence
 
 
 def _fieller(lift: float, variance_c: float, variance_t: float, df: float | None, confidence: float) -> Lift:
-    """Solve (lift - L)**2 <= q**2 (v_t + (1 + L)**2 v_c) for L; the variances are over m_c**2.
-
-    Written as a L**2 - 2 b L + c <= 0 in the lift, not in the ratio 1 + L: c alone then decides, by its sign,
-    whether 0 is inside, just as the test of the difference does.
-    """
-    q = two_sided_quantile(confidence, df)
-    error = math.sqrt(variance_c + variance_t)
-    p = p_value(lift / error, Alternative.TWO_SIDED, df)
-    a = 1.0 - q * q * variance_c
-    if a <= 0.0:
+    p = p_value(lift / math.sqrt(variance_c + variance_t), Alternative.TWO_SIDED, df)
+    limits = fieller_limits(lift, variance_c, variance_t, two_sided_quantile(confidence, df))
+    if limits is None:
         return _incomplete(lift, NullReason.UNBOUNDED, p)
-    b = lift + q * q * variance_c
-    c = (abs(lift) - q * error) * (abs(lift) + q * error)
-    root = q * math.sqrt(variance_t * a + variance_c * (1.0 + lift) ** 2)
+    return Lift(lift=lift, lower=limits[0], upper=limits[1], p_value=p, standard_error=None)
+
+
+def fieller_limits(lift: float, variance_c: float, variance_t: float, reach: float) -> tuple[float, float] | None:
+    """Return the lifts that a test at so many standard errors does not reject; None where they are unbounded.
+
+    variance_c, variance_t: of the arms' values, over the square of the control's value.
+
+    Source: Fieller (JRSS B 16, 1954): the L with (lift - L)**2 <= reach**2 (v_t + (1 + L)**2 v_c).
+    """
+    # Written as a L**2 - 2 b L + c <= 0 in the lift, not in the ratio 1 + L: c alone then decides, by its sign,
+    # whether 0 is inside, just as the test of the difference does.
+    error = math.sqrt(variance_c + variance_t)
+    a = 1.0 - reach * reach * variance_c
+    if a <= 0.0:
+        return None
+    b = lift + reach * reach * variance_c
+    c = (abs(lift) - reach * error) * (abs(lift) + reach * error)
+    root = reach * math.sqrt(variance_t * a + variance_c * (1.0 + lift) ** 2)
     # The limit further from 0 comes without cancellation, the other from the product c/a of both.
     far = b + math.copysign(root, b)
     lower, upper = sorted((far / a, c / far if far else 0.0))
-    return Lift(
-        lift=lift,
-        lower=min(lower, lift),
-        upper=max(upper, lift),
-        p_value=p,
-        standard_error=None,
-    )
+    return min(lower, lift), max(upper, lift)
+
+
+def over_square_of(arm: ArmEstimate, unit: ArmEstimate) -> float:
+    """Return the arm's variance over the squared value of the unit arm; an infinity where either is undefined."""
+    if arm.variance is None or not unit.value:
+        return math.inf
+    return to_float(arm.variance / unit.value**2)

@@ -55,10 +55,10 @@ def noninferiority_test(
     Raises:
         ValueError: margin is not a positive finite number, or alpha is outside (0, 1).
 
-    Source: Wellek, "Testing Statistical Hypotheses of Equivalence and Noninferiority" (2nd ed., 2010), section 1.1;
-    for the ratio of means Hauschke, Kieser, Diletti, Burke, "Sample size determination for proving equivalence based
-    on the ratio of two means for normally distributed data" (Statist. Med. 18, 1999), eq. 1; the level of 0.025 is
-    that of ICH E9, section 5.5, one side of a 95 % interval.
+    Source: Wellek, "Testing Statistical Hypotheses of Equivalence and Noninferiority" (2nd ed., 2010), chapter 1, for
+    the hypothesis; for the linear contrast in place of the ratio Hauschke, Kieser, Diletti, Burke, "Sample size
+    determination for proving equivalence based on the ratio of two means for normally distributed data" (Statist. Med.
+    18, 1999); the level of 0.025 is that of ICH E9, section 5.5, one side of a 95 % interval.
     """
     check_positive("margin", margin)
     check_open_unit("alpha", alpha)
@@ -103,9 +103,11 @@ def noninferiority_rates(
             (0, 1).
 
     Source: Farrington, Manning, "Test statistics and sample size formulae for comparative binomial trials with null
-    hypothesis of non-zero risk difference or non-unity relative risk" (Statist. Med. 9, 1990), eqs. 1 and 4; the
-    likeliest rates at a relative risk are those of Miettinen, Nurminen, "Comparative analysis of two rates"
-    (Statist. Med. 4, 1985), eq. 12.
+    hypothesis of non-zero risk difference or non-unity relative risk" (Statist. Med. 9, 1990, pp. 1447-1454): the
+    score statistics of both hypotheses, that of the difference in eq. 1. The likeliest rates at a difference are those
+    of rates_at_difference; at a relative risk they solve the quadratic equation of Miettinen, Nurminen, "Comparative
+    analysis of two rates" (Statist. Med. 4, 1985, pp. 213-226), which is eq. 3.3 of Gart, Nam, "Approximate interval
+    estimation of the ratio of binomial parameters" (Biometrics 44, 1988).
     """
     check_positive("margin", margin)
     if not lower_is_better and margin >= 1.0:

@@ -74,7 +74,10 @@ def check_power(power: float, design: Design) -> None:
 
 
 def rejection_chance(upper: float, lower: float, design: Design) -> float:
-    """Return the power from the chances of ending beyond the upper and beyond the lower critical value."""
+    """Return the power from the chances of ending beyond the upper and beyond the lower critical value.
+
+    Source: the definition of power; the two ends exclude each other.
+    """
     match design.alternative:
         case Alternative.TWO_SIDED:
             return min(1.0, upper + lower)
@@ -85,7 +88,10 @@ def rejection_chance(upper: float, lower: float, design: Design) -> float:
 
 
 def normal_power(effect: float, error_null: float, error: float, design: Design) -> float:
-    """Return the power of a z test whose estimate has the given standard errors, under null and truth."""
+    """Return the power of a z test whose estimate has the given standard errors, under null and truth.
+
+    Source: Fleiss, Levin, Paik, "Statistical Methods for Rates and Proportions" (3rd ed., 2003), chapter 4.
+    """
     reach = normal_isf(design.tail) * error_null
 
     def beyond(distance: float) -> float:

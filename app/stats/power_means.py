@@ -1,6 +1,7 @@
 """Sample size, power and detectable effect of a test of two means."""
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
@@ -27,6 +28,7 @@ from app.stats.roots import crossing
 _LARGEST_ARM = 1e12
 # The smallest degrees of freedom at which the search for a sample size of a t test starts.
 _SMALLEST_DF = 0.1
+_FEW_DF = 2.0
 
 
 class MeanPower(StrEnum):
@@ -66,7 +68,8 @@ def sample_size_means(
         return sizes(smallest, design)
     if shortfall(_LARGEST_ARM) < 0.0:
         return SampleSize(n_control=None, n_treatment=None, null_reason=NullReason.NOT_ATTAINABLE)
-    return sizes(crossing(shortfall, smallest, _doubled_until_enough(shortfall, smallest)), design)
+    enough = _doubled_until_enough(shortfall, smallest)
+    return sizes(crossing(shortfall, smallest, _LARGEST_ARM if enough is None else enough), design)
 
 
 def power_means(
@@ -113,7 +116,7 @@ def mde_means(
     design: Design = DEFAULT_DESIGN,
     method: MeanPower = MeanPower.NONCENTRAL_T,
 ) -> DetectableEffect:
-    """Return the smallest difference of means that is found with the asked power.
+    """Return the smallest difference of means that is found with the asked power; NOT_ATTAINABLE where none is.
 
     Raises:
         ValueError: std or n_control is not a positive finite number, power is not between alpha and 1, or the
@@ -128,7 +131,10 @@ def mde_means(
         found = power_means(std=std, difference=size, n_control=n_control, design=upward, method=method)
         return found - power
 
-    size = crossing(shortfall, 0.0, _doubled_until_enough(shortfall, std * 1e-9))
+    enough = _doubled_until_enough(shortfall, std * 1e-9)
+    if enough is None:
+        return DetectableEffect(absolute=None, relative=None, null_reason=NullReason.NOT_ATTAINABLE)
+    size = crossing(shortfall, 0.0, enough)
     return detectable(-size if design.alternative is Alternative.LESS else size, baseline)
 
 
@@ -139,13 +145,20 @@ def _looking_up(design: Design) -> Design:
 
 
 def _noncentral_t_sf(value: float, df: float, noncentrality: float) -> float:
-    tail = float(stats.nct.sf(value, df, noncentrality))
+    with warnings.catch_warnings():
+        if df < _FEW_DF:
+            # With hardly any degrees of freedom the library's series may end before the last digits, and says so.
+            warnings.simplefilter("ignore", RuntimeWarning)
+        tail = float(stats.nct.sf(value, df, noncentrality))
     # The library answers NaN where the tail is too small to be computed, which is only far below the value.
     return tail if math.isfinite(tail) else 0.0
 
 
-def _doubled_until_enough(shortfall: Callable[[float], float], start: float) -> float:
+def _doubled_until_enough(shortfall: Callable[[float], float], start: float) -> float | None:
+    """Return a value that is enough, None where none that a double can hold is."""
     value = start
-    while shortfall(value) < 0.0:
+    while math.isfinite(value):
+        if shortfall(value) >= 0.0:
+            return value
         value *= 2.0
-    return value
+    return None

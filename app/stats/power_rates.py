@@ -42,8 +42,8 @@ def sample_size_proportions(
     Raises:
         ValueError: a rate is outside [0, 1], or power is outside (0, 1).
 
-    Source: Fleiss, Levin, Paik, "Statistical Methods for Rates and Proportions" (3rd ed., 2003), section 4.2:
-    n = (z_alpha sd_null + z_power sd_alternative)**2 / effect**2.
+    Source: Fleiss, Levin, Paik, "Statistical Methods for Rates and Proportions" (3rd ed., 2003), chapter 4,
+    without the correction for continuity: n = (z_alpha sd_null + z_power sd_alternative)**2 / effect**2.
     """
     check_open_unit("power", power)
     spread_null, spread = _rate_spreads(baseline, effect, design, method)
@@ -67,7 +67,7 @@ def power_proportions(
     Raises:
         ValueError: a rate is outside [0, 1], or n_control is not a positive finite number.
 
-    Source: Fleiss, Levin, Paik (2003), section 4.2, with both tails.
+    Source: Fleiss, Levin, Paik (2003), chapter 4, with both tails.
     """
     check_positive("n_control", n_control)
     spread_null, spread = _rate_spreads(baseline, effect, design, method)

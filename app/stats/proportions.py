@@ -57,20 +57,23 @@ def wilson_interval(arm: Proportion, *, confidence: float = 0.95) -> Interval:
 
 
 def _wilson_limits(arm: Proportion, z: float) -> tuple[float, float]:
-    lower = _wilson_lower(arm.successes, arm.trials, z)
-    upper = 1.0 - _wilson_lower(arm.trials - arm.successes, arm.trials, z)
+    """Return both roots; rates near 0 have all their digits, those near 1 as many as a double can hold there."""
+    if arm.successes == arm.trials:
+        return _wilson_lower(arm, z), 1.0
+    lower = 0.0 if arm.successes == 0 else _wilson_lower(arm, z)
     # Rounding may put a limit a last digit past the rate when the interval is that narrow.
     rate = arm.successes / arm.trials
-    return min(lower, rate), max(upper, rate)
+    return min(lower, rate), max(_wilson_larger(arm, z), rate)
 
 
-def _wilson_lower(successes: int, trials: int, z: float) -> float:
+def _wilson_lower(arm: Proportion, z: float) -> float:
     """Return the smaller root, from the larger one and the product of both, which loses no digits near 0."""
-    if successes == 0:
-        return 0.0
-    root = z * math.sqrt(successes / trials * (trials - successes) + z * z / 4.0)
-    larger = (successes + z * z / 2.0 + root) / (trials + z * z)
-    return successes / trials * successes / (trials + z * z) / larger
+    return arm.successes / arm.trials * arm.successes / (arm.trials + z * z) / _wilson_larger(arm, z)
+
+
+def _wilson_larger(arm: Proportion, z: float) -> float:
+    root = z * math.sqrt(arm.successes / arm.trials * (arm.trials - arm.successes) + z * z / 4.0)
+    return (arm.successes + z * z / 2.0 + root) / (arm.trials + z * z)
 
 
 def difference_of_proportions(
@@ -121,13 +124,23 @@ def _rate_difference(control: Proportion, treatment: Proportion) -> float:
 
 def _newcombe(control: Proportion, treatment: Proportion, z: float) -> tuple[float, float]:
     difference = _rate_difference(control, treatment)
-    rate_c, rate_t = control.successes / control.trials, treatment.successes / treatment.trials
-    lower_c, upper_c = _wilson_limits(control, z)
-    lower_t, upper_t = _wilson_limits(treatment, z)
+    down_c, up_c = _wilson_distances(control, z)
+    down_t, up_t = _wilson_distances(treatment, z)
     # Each limit moves away from the difference by both arms' one-sided distances, added in quadrature.
-    lower = difference - math.hypot(rate_t - lower_t, upper_c - rate_c)
-    upper = difference + math.hypot(upper_t - rate_t, rate_c - lower_c)
+    lower = difference - math.hypot(down_t, up_c)
+    upper = difference + math.hypot(up_t, down_c)
     return max(-1.0, lower), min(1.0, upper)
+
+
+def _wilson_distances(arm: Proportion, z: float) -> tuple[float, float]:
+    """Return how far the limits of the rate lie below and above it."""
+    if 2 * arm.successes > arm.trials:
+        # Rates near 0 are exact to their last digit, rates near 1 are not: count the failures instead.
+        down, up = _wilson_distances(_failures(arm), z)
+        return up, down
+    rate = arm.successes / arm.trials
+    lower, upper = _wilson_limits(arm, z)
+    return rate - lower, upper - rate
 
 
 def _wald(control: Proportion, treatment: Proportion, z: float) -> tuple[float, float]:
@@ -169,8 +182,8 @@ def _failures(arm: Proportion) -> Proportion:
 def rates_at_difference(control: Proportion, treatment: Proportion, delta: float) -> tuple[float, float]:
     """Return the likeliest rates of control and treatment among those that differ by delta.
 
-    Source: Miettinen, Nurminen (1985), the likelihood equation behind the closed form of eqs. 27 and 28; the
-    closed form itself loses half of all digits for rates near 0.
+    Source: Miettinen, Nurminen, "Comparative analysis of two rates" (Statist. Med. 4, 1985): the likelihood
+    equation whose closed form, the root of a cubic, they give; that itself loses half of all digits for rates near 0.
     """
     # Each arm's rate is its floor plus a shift that both share; one floor is 0, the other the difference.
     arms = ((control, max(0.0, -delta)), (treatment, max(0.0, delta)))
@@ -203,7 +216,8 @@ def two_proportion_test(
     The continuity correction shrinks the difference towards 0 by half a unit per arm, at most to 0. The
     p-value is for a fixed horizon: it does not allow looking repeatedly.
 
-    Source: Fleiss, Levin, Paik, "Statistical Methods for Rates and Proportions" (3rd ed., 2003), section 3.1.
+    Source: Fleiss, Levin, Paik, "Statistical Methods for Rates and Proportions" (3rd ed., 2003), chapter 3, on the
+    fourfold table.
     """
     if control.trials == 0 or treatment.trials == 0:
         return HypothesisTest(statistic=None, p_value=None, null_reason=NullReason.EMPTY_ARM)

@@ -37,7 +37,10 @@ class RateBelief:
 
     @classmethod
     def after(cls, arm: Proportion, prior: BetaPrior) -> "RateBelief":
-        """Return the posterior of an arm's rate."""
+        """Return the posterior of an arm's rate.
+
+        Source: Gelman et al., "Bayesian Data Analysis" (3rd ed., 2013), section 2.4: the Beta prior is conjugate.
+        """
         return cls(prior.alpha + arm.successes, prior.beta + (arm.trials - arm.successes))
 
     @property
@@ -59,7 +62,11 @@ class RateBelief:
         return np.asarray(special.logit(np.clip(rates, _SMALLEST_RATE, 1.0 - 1e-16)))
 
     def logit_density(self, logits: Array) -> Array:
-        """Return the density of the logit of the rate at each of the logits."""
+        """Return the density of the logit of the rate at each of the logits.
+
+        Source: the Beta density times the derivative of the rate, with Stirling's series for its constant (see
+        _stirling_rest).
+        """
         center = math.log(self.a / self.b)
         shift = logits - center
         total = self.a + self.b
@@ -70,26 +77,41 @@ class RateBelief:
         return np.asarray(np.exp(np.minimum(height + exponent, 700.0)))
 
     def below(self, rates: Array) -> Array:
-        """P(rate < x), at each x."""
+        """P(rate < x), at each x.
+
+        Source: Abramowitz, Stegun (1964), 26.5.1.
+        """
         return np.asarray(special.betainc(self.a, self.b, rates))
 
     def above(self, rates: Array) -> Array:
-        """P(rate > x), at each x."""
+        """P(rate > x), at each x.
+
+        Source: Abramowitz, Stegun (1964), 26.5.1 and 26.5.2.
+        """
         return np.asarray(special.betaincc(self.a, self.b, rates))
 
     def shortfall(self, rates: Array) -> Array:
-        """E[max(x - rate, 0)], at each x."""
+        """E[max(x - rate, 0)], at each x.
+
+        Source: the identity of bayes_rate_difference, integrated by parts.
+        """
         rest = self.logit_density(np.asarray(special.logit(rates))) / (self.a + self.b)
         return np.maximum(0.0, (rates - self.mean) * self.below(rates) + rest)
 
     def excess(self, rates: Array) -> Array:
-        """E[max(rate - x, 0)], at each x."""
+        """E[max(rate - x, 0)], at each x.
+
+        Source: the identity of bayes_rate_difference, integrated by parts.
+        """
         rest = self.logit_density(np.asarray(special.logit(rates))) / (self.a + self.b)
         return np.maximum(0.0, (self.mean - rates) * self.above(rates) + rest)
 
 
 def grid(cuts: Array) -> tuple[Array, Array]:
-    """Return nodes and weights of Gauss and Legendre's rule on every panel between two neighbouring cuts."""
+    """Return nodes and weights of Gauss and Legendre's rule on every panel between two neighbouring cuts.
+
+    Source: Abramowitz, Stegun, "Handbook of Mathematical Functions" (1964), 25.4.30.
+    """
     ends = np.unique(np.append(cuts, np.arange(np.min(cuts), np.max(cuts), _WIDEST_PANEL)))
     half = np.diff(ends)[:, None] / 2.0
     return (ends[:-1, None] + half * (1.0 + _NODES)).ravel(), (half * _WEIGHTS).ravel()
@@ -98,10 +120,11 @@ def grid(cuts: Array) -> tuple[Array, Array]:
 def shared_chances(densities: Sequence[Array], below: Sequence[Array]) -> tuple[float, ...]:
     """Return each quantity's chance to be the largest, (k,).
 
-    densities: of each quantity at the nodes times the nodes' weights; below: P(quantity < node).
+    densities: of each quantity at the nodes times the nodes' weights; below: P(quantity < node), or P(quantity > node)
+    for the chance to be the smallest.
 
-    Source: Scott, "A modern Bayesian look at the multi-armed bandit" (2010), section 3: the integral of one
-    density times the other distribution functions.
+    Source: Scott, "A modern Bayesian look at the multi-armed bandit" (Appl. Stochastic Models Bus. Ind. 26, 2010, pp.
+    639-658), on randomized probability matching: the integral of one density times the other distribution functions.
     """
     chances = []
     for index, density in enumerate(densities):

@@ -51,7 +51,10 @@ def _undefined(n: int, reason: NullReason) -> ArmEstimate:
 
 
 def mean_like(n: int, value: Fraction, squared_deviations: Fraction) -> ArmEstimate:
-    """Return the estimate of a mean per unit whose sample variance is squared_deviations / (n - 1)."""
+    """Return the estimate of a mean per unit whose sample variance is squared_deviations / (n - 1).
+
+    Source: Cochran, "Sampling Techniques" (3rd ed., 1977), chapter 2, of a population without end.
+    """
     if n < 2:
         return ArmEstimate(n=n, value=value, variance=None, null_reason=NullReason.TOO_FEW_UNITS)
     return ArmEstimate(n=n, value=value, variance=squared_deviations / (n * (n - 1)))
@@ -79,7 +82,10 @@ class Proportion:
         return Proportion(self.successes + other.successes, self.trials + other.trials)
 
     def estimate(self) -> ArmEstimate:
-        """Return the rate p and its variance p(1 - p)/n, without a small-sample correction."""
+        """Return the rate p and its variance p(1 - p)/n, without a small-sample correction.
+
+        Source: the binomial distribution's own variance, at the observed rate.
+        """
         if self.trials == 0:
             return _undefined(0, NullReason.EMPTY_ARM)
         rate = Fraction(self.successes, self.trials)
@@ -141,7 +147,10 @@ class MeanSample:
         return without_noise("sum_values, sum_squares", difference, magnitude=self.sum_squares, rounded=self.rounded)
 
     def estimate(self) -> ArmEstimate:
-        """Return the mean and its variance s**2/n, s**2 with n - 1 in the denominator."""
+        """Return the mean and its variance s**2/n, s**2 with n - 1 in the denominator.
+
+        Source: see mean_like.
+        """
         if self.n == 0:
             return _undefined(0, NullReason.EMPTY_ARM)
         return mean_like(self.n, self.sum_values / self.n, self.squared_deviations())

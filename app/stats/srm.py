@@ -12,8 +12,8 @@ from app.stats.distributions import chi_square_sf
 from app.stats.exact import Number, exact, to_float
 from app.stats.reasons import NullReason
 
-# A mismatch stops an experiment, so the check is strict: Fabijan et al., "Diagnosing Sample Ratio Mismatch in
-# Online Controlled Experiments" (KDD 2019), section 3 and the usual practice after it.
+# A mismatch stops an experiment, so the check is strict, as is usual since Fabijan et al., "Diagnosing Sample Ratio
+# Mismatch in Online Controlled Experiments" (KDD 2019).
 MISMATCH_ALPHA = 0.001
 # No plan means a smaller share; with one, the statistics have no doubles.
 _SMALLEST_SHARE = Fraction(1, 10**12)
@@ -105,9 +105,9 @@ def srm_sequential(
         ValueError: lengths differ, a count or weight is negative, no weight is positive, a share is below
             1e-12, or the concentration is not a positive finite number.
 
-    Source: Lindon, Malek, "Anytime-Valid Inference for Multinomial Count Data" (NeurIPS 2022): the Bayes
-    factor of the Dirichlet-multinomial against the planned multinomial; its running maximum exceeds 1/alpha
-    with probability alpha at most.
+    Source: Lindon, Malek, "Anytime-Valid Inference for Multinomial Count Data" (NeurIPS 2022, arXiv
+    2011.03567): the Bayes factor of the Dirichlet-multinomial against the planned multinomial; its running maximum
+    exceeds 1/alpha with probability alpha at most.
     """
     check_positive("dirichlet_concentration", dirichlet_concentration)
     shares = _shares(observed, expected_weights)

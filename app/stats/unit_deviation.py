@@ -56,8 +56,8 @@ def quantile_deviation(
         ValueError: quantile is outside (0, 1), or another number is not positive.
 
     Source: Deng, Knoblich, Lu (KDD 2018), section 4: the variance of a sample quantile, that of the share of values
-    below it, with users as clusters, over the squared density; Kish, "Survey Sampling" (1965), section 5.4, for the
-    design effect.
+    below it, with users as clusters, over the squared density; Kish, "Survey Sampling" (1965), on clusters of equal
+    size, for the design effect 1 + (size - 1) times the correlation within them.
     """
     check_open_unit("quantile", quantile)
     for name, value in (
@@ -78,7 +78,7 @@ def adjusted_deviation(deviation: float, *, correlation: float) -> float:
         ValueError: deviation is not positive, or the correlation is not strictly between -1 and 1.
 
     Source: Deng, Xu, Kohavi, Walker, "Improving the Sensitivity of Online Controlled Experiments by Utilizing
-    Pre-Experiment Data" (WSDM 2013), section 3.2, eq. 5: the variance falls by the factor 1 - correlation**2.
+    Pre-Experiment Data" (WSDM 2013), section 3.2.1: the variance falls by the factor 1 - correlation**2.
     """
     check_positive("deviation", deviation)
     if not -1.0 < correlation < 1.0:

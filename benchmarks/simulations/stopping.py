@@ -1,5 +1,6 @@
 """Looking a hundred times and stopping at the first significant answer: what that does to each method."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -7,21 +8,24 @@ from typing import TypeVar
 import numpy as np
 
 from app.stats.distributions import Alternative, p_value
+from app.stats.effects import Scale
 from app.stats.group_sequential import Spending, sequential_bounds
 from app.stats.means import welch_t_test
-from app.stats.proportions import two_proportion_test
+from app.stats.proportions import difference_of_proportions, two_proportion_test
 from app.stats.samples import MeanSample, Proportion
-from app.stats.sequential import always_valid_interval
+from app.stats.sequential import always_valid_interval, always_valid_lift
 from app.stats.srm import MISMATCH_ALPHA, srm_chi_square, srm_sequential
-from benchmarks.simulations.cells import Cell, Figures, Promise, Table, chain, counted, percent, rejects, stream
-from benchmarks.simulations.means import rough
-from benchmarks.simulations.populations import EXPONENTIAL, WIDE, Population
+from benchmarks.simulations.cells import Cell, Figures, Promise, Table, chain, counted, misses, percent, rejects, stream
+from benchmarks.simulations.means import TRUE_LIFT, rough
+from benchmarks.simulations.populations import EXPONENTIAL, PARETO, SOME_BUY, WIDE, Population, sample_of
 from benchmarks.simulations.rates import COARSE_DIFFERENCE, variance_of_count
 from benchmarks.simulations.sizes import Size
 
 LOOKS = 100
 FIXED, ALWAYS = "fixed test", "always valid"
+FIXED_INTERVAL, ALWAYS_LIFT, ALWAYS_DELTA = "fixed interval", "always valid, lift", "the same, delta method"
 _PEEKING = "a fixed test read at every look: this is what it must not be used for"
+_DELTA = "the delta method: its error of a lift is too small while the control's value is not well known"
 _EARLY = "the first looks come after so few conversions that normal theory, which the method rests on, is not there yet"
 # Users per arm that come between two looks, and the rate. The second starts almost without conversions.
 _RATES = ((100, 0.05), (20, 0.01))
@@ -50,6 +54,21 @@ def studies(size: Size, seed: int) -> Iterator[Table]:
             [
                 *(_rates(seed, size, step, rate) for step, rate in _RATES),
                 *(_means(seed, size, population) for population in (EXPONENTIAL, WIDE)),
+            ]
+        ),
+    )
+    yield Table(
+        title="Always-valid intervals, a true lift of 20 %",
+        says=(
+            f"Experiments of {LOOKS} looks at which any look's 95 % interval left out the true difference, or the true "
+            "lift. The fixed interval, Newcombe's of rates and Welch's of means, is there for contrast, and so is the "
+            "lift by the delta method. An interval that is not there, for want of conversions, leaves nothing out."
+        ),
+        columns=("what is looked at",),
+        cells=chain(
+            [
+                *(_missed_rates(seed, size, step, rate) for step, rate in _RATES),
+                *(_missed_means(seed, size, population) for population in (EXPONENTIAL, SOME_BUY, WIDE, PARETO)),
             ]
         ),
     )
@@ -94,11 +113,61 @@ def _means(seed: int, size: Size, population: Population) -> Iterator[Cell]:
     return _cells(setting, found, rough(_STEP, population.skewness))
 
 
-def _running(rng: np.random.Generator, population: Population) -> Iterator[MeanSample]:
-    """Return the statistics of an arm at every look."""
+def _missed_rates(seed: int, size: Size, step: int, rate: float) -> Iterator[Cell]:
+    rng = stream(seed, "always with effect", step, rate)
+    changed = rate * (1.0 + TRUE_LIFT)
+    found: dict[str, list[bool | None]] = {}
+    for _ in range(size.stopped):
+        arms = (np.cumsum(rng.binomial(step, p, LOOKS)).tolist() for p in (rate, changed))
+        looks = [
+            (Proportion(c, step * k), Proportion(t, step * k)) for k, (c, t) in enumerate(zip(*arms, strict=True), 1)
+        ]
+        fixed = [difference_of_proportions(c, t, confidence=1.0 - _ALPHA) for c, t in looks]
+        _look_for_misses(looks, [(one.lower, one.upper) for one in fixed], changed - rate, found)
+    setting = f"rate of {percent(rate)}, each {step} users per arm"
+    return _missed(setting, found, _EARLY if variance_of_count(step, rate) < COARSE_DIFFERENCE else None)
+
+
+def _missed_means(seed: int, size: Size, population: Population) -> Iterator[Cell]:
+    rng = stream(seed, "always with effect", population.name)
+    found: dict[str, list[bool | None]] = {}
+    for _ in range(size.stopped // 2):
+        looks = list(zip(_running(rng, population), _running(rng, population, 1.0 + TRUE_LIFT), strict=True))
+        fixed = [welch_t_test(c, t, confidence=1.0 - _ALPHA) for c, t in looks]
+        _look_for_misses(looks, [(one.lower, one.upper) for one in fixed], TRUE_LIFT * population.mean, found)
+    setting = f"{population.name}, each {_STEP} users per arm"
+    return _missed(setting, found, rough(_STEP, population.skewness))
+
+
+def _look_for_misses(
+    looks: list[tuple[Arm, Arm]],
+    fixed: list[tuple[float | None, float | None]],
+    difference: float,
+    found: dict[str, list[bool | None]],
+) -> None:
+    """Add, for each kind of interval, whether any look's leaves out the truth."""
+    found.setdefault(FIXED_INTERVAL, []).append(any(misses(*limits, difference) for limits in fixed))
+    for name, truth, interval in (
+        (ALWAYS, difference, always_valid_interval),
+        (ALWAYS_LIFT, TRUE_LIFT, always_valid_lift),
+        (ALWAYS_DELTA, TRUE_LIFT, functools.partial(always_valid_interval, scale=Scale.RELATIVE)),
+    ):
+        intervals = (interval(c, t, alpha=_ALPHA) for c, t in looks)
+        found.setdefault(name, []).append(any(misses(one.lower, one.upper, truth) for one in intervals))
+
+
+def _missed(setting: str, found: dict[str, list[bool | None]], weakness: str | None) -> Iterator[Cell]:
+    reasons = {FIXED_INTERVAL: _PEEKING, ALWAYS_DELTA: _DELTA}
+    for method, answers in found.items():
+        why = reasons.get(method, weakness)
+        yield counted(method, (setting,), answers, promised=_ALPHA, promise=Promise.AT_MOST, weakness=why)
+
+
+def _running(rng: np.random.Generator, population: Population, factor: float = 1.0) -> Iterator[MeanSample]:
+    """Return the statistics of an arm at every look, in which all values are multiplied by the factor."""
     so_far = MeanSample.from_sums(n=0, sum_values=0, sum_squares=0)
     for _ in range(LOOKS):
-        so_far += population.sample(rng, _STEP)
+        so_far += sample_of(population.spent(rng, _STEP), _STEP, factor)
         # Sums arrive as doubles at each look, as from a store.
         so_far = MeanSample.from_sums(
             n=so_far.n, sum_values=float(so_far.sum_values), sum_squares=float(so_far.sum_squares)

@@ -56,7 +56,7 @@ def sample(arm: Arm) -> Proportion | MeanSample | RatioSample:
     """Return the statistics of an arm, by the keys it has."""
     if "successes" in arm:
         return proportion(arm)
-    return RatioSample.from_sums(**arm) if "num_sum" in arm else mean_sample(arm)
+    return RatioSample.from_sums(**counted(arm)) if "num_sum" in arm else mean_sample(arm)
 
 
 def proportion(arm: Arm) -> Proportion:
@@ -64,11 +64,16 @@ def proportion(arm: Arm) -> Proportion:
 
 
 def mean_sample(arm: Arm) -> MeanSample:
-    return MeanSample.from_sums(n=arm["n"], sum_values=arm["sum"], sum_squares=arm["sum_squares"])
+    return MeanSample.from_sums(n=int(arm["n"]), sum_values=arm["sum"], sum_squares=arm["sum_squares"])
+
+
+def counted(arm: Arm) -> Arm:
+    """Return the arm with its number of units as a whole one, however JSON wrote it."""
+    return {**arm, "n": int(arm["n"])}
 
 
 def wilson_interval(*, successes: int, trials: int, confidence: float = 0.95) -> Result:
-    interval = proportions.wilson_interval(Proportion(successes, trials), confidence=confidence)
+    interval = proportions.wilson_interval(Proportion(int(successes), int(trials)), confidence=confidence)
     return {
         "estimate": interval.estimate,
         "lower": interval.lower,
@@ -141,8 +146,8 @@ def ratio_delta_method(
     alternative: str = "two-sided",
 ) -> Result:
     comparison = ratios.ratio_difference(
-        RatioSample.from_sums(**control),
-        RatioSample.from_sums(**treatment),
+        RatioSample.from_sums(**counted(control)),
+        RatioSample.from_sums(**counted(treatment)),
         confidence=confidence,
         alternative=_ALTERNATIVES[alternative],
         distribution=_DISTRIBUTIONS[distribution],
@@ -159,8 +164,8 @@ def cuped_mean(
     alternative: str = "two-sided",
 ) -> Result:
     result = cuped.cuped_difference(
-        CovariateSample.from_sums(**control),
-        CovariateSample.from_sums(**treatment),
+        CovariateSample.from_sums(**counted(control)),
+        CovariateSample.from_sums(**counted(treatment)),
         confidence=confidence,
         alternative=_ALTERNATIVES[alternative],
         distribution=_DISTRIBUTIONS[distribution],
@@ -183,7 +188,7 @@ def _compared(comparison: Comparison, value: str) -> Result:
 
 
 def srm_chi_square(*, observed: Sequence[int], expected_weights: Sequence[float]) -> Result:
-    test = srm.srm_chi_square(observed, expected_weights)
+    test = srm.srm_chi_square([int(count) for count in observed], expected_weights)
     return {
         "statistic": test.statistic,
         "df": test.df,
@@ -198,7 +203,8 @@ def srm_sequential(
     expected_weights: Sequence[float],
     dirichlet_concentration: float = 100.0,
 ) -> Result:
-    evidence = srm.srm_sequential(observed, expected_weights, dirichlet_concentration=dirichlet_concentration)
+    counts = [int(count) for count in observed]
+    evidence = srm.srm_sequential(counts, expected_weights, dirichlet_concentration=dirichlet_concentration)
     return {
         "log_bayes_factor": evidence.log_bayes_factor,
         "p_value_now": evidence.p_value_now,

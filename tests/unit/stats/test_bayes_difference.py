@@ -142,3 +142,20 @@ def test_prob_best_value__arm_without_variance__is_unknown() -> None:
 def test_prob_best__no_arm__is_refused(best: object) -> None:
     with pytest.raises(ValueError, match="no arms"):
         best([])  # type: ignore[operator]  # Either of the two functions.
+
+
+@pytest.mark.parametrize("lowest", [False, True])
+def test_prob_best_rate__rates_near_1__are_as_exact_as_their_complements(lowest: bool) -> None:  # noqa: FBT001  # A case.
+    near_0 = [Proportion(3, 10**8), Proportion(5, 10**8), Proportion(10, 10**3)]
+    near_1 = [Proportion(arm.trials - arm.successes, arm.trials) for arm in near_0]
+
+    found = prob_best_rate(near_1, lowest=lowest)
+
+    assert found == pytest.approx(prob_best_rate(near_0, lowest=not lowest), rel=1e-9)
+
+
+def test_prob_best_rate__best_near_1_and_others_near_0__agrees_with_the_slow_integration() -> None:
+    arms = [Proportion(3_357_791, 3_357_792), Proportion(6827, 6827), Proportion(1, 9330), Proportion(0, 10**9)]
+    prior = BetaPrior(alpha=0.5, beta=0.5)
+
+    assert prob_best_rate(arms, prior=prior) == pytest.approx(bayes_prob_best(arms, prior=prior), rel=1e-7, abs=1e-12)

@@ -149,6 +149,14 @@ def test_mde_means__with_baseline__is_also_a_lift() -> None:
     assert power_means(std=10.0, difference=effect.absolute, n_control=1500) == pytest.approx(0.8)
 
 
+def test_mde_means__hardly_any_degrees_of_freedom__is_an_answer_without_a_warning() -> None:
+    design = Design(alpha=1e-3, ratio_treatment_to_control=0.1)
+
+    result = mde_means(std=1.0, n_control=2, power=0.99, design=design)
+
+    assert (result.absolute is None) == (result.null_reason is NullReason.NOT_ATTAINABLE)
+
+
 @pytest.mark.parametrize("power", [0.05, 0.0, 1.0])
 def test_mde__power_out_of_range__is_refused(power: float) -> None:
     with pytest.raises(ValueError, match="power"):

@@ -31,7 +31,7 @@ from app.stats.proportions import (
 )
 from app.stats.ratios import ratio_difference
 from app.stats.samples import CovariateSample, MeanSample, Proportion, RatioSample, Sample
-from app.stats.sequential import always_valid_interval
+from app.stats.sequential import always_valid_interval, always_valid_lift
 from app.stats.srm import srm_chi_square, srm_sequential
 
 # The machine may be busy: how long an example takes is no property of the engine.
@@ -424,6 +424,24 @@ def test_always_valid_interval__any_arms__agrees_with_its_p_value(
     assert_sound(result)
     if result.lower is None or result.upper is None or result.p_value is None:
         return
+    if clearly_apart(result.p_value, alpha):
+        assert (result.lower > 0.0 or result.upper < 0.0) == (result.p_value < alpha)
+
+
+@any_speed
+@given(samples, samples, st.floats(1e-6, 0.9), st.integers(1, 10**9))
+def test_always_valid_lift__any_arms__agrees_with_the_difference(
+    control: Sample, treatment: Sample, alpha: float, tuning: int
+) -> None:
+    result = always_valid_lift(control, treatment, alpha=alpha, tuning_sample_size=tuning)
+    of_difference = always_valid_interval(control, treatment, alpha=alpha, tuning_sample_size=tuning)
+
+    # The p-value is the one of the difference, which may be there where no interval of the lift is.
+    assert_sound(result, may_lack=frozenset({"p_value"}))
+    if result.lower is None or result.upper is None or result.p_value is None or result.estimate is None:
+        return
+    assert result.lower <= result.estimate <= result.upper
+    assert of_difference.p_value == result.p_value
     if clearly_apart(result.p_value, alpha):
         assert (result.lower > 0.0 or result.upper < 0.0) == (result.p_value < alpha)
 

@@ -121,6 +121,31 @@ def test_wilson_interval__all_or_none_converted__ends_exactly_at_one_or_zero() -
     assert wilson_interval(Proportion(50, 50)).upper == 1.0
 
 
+@pytest.mark.parametrize("trials", [10**7, 10**9, 10**12])
+def test_wilson_interval__nobody_of_very_many_converted__keeps_its_digits(trials: int) -> None:
+    z = float(stats.norm.isf(0.025))
+
+    result = wilson_interval(Proportion(0, trials))
+
+    assert result.lower == 0.0
+    assert result.upper == pytest.approx(z * z / (trials + z * z), rel=1e-13)
+
+
+@pytest.mark.parametrize("method", [DifferenceMethod.NEWCOMBE, DifferenceMethod.MIETTINEN_NURMINEN])
+def test_difference_of_proportions__nearly_all_of_very_many_converted__is_the_mirrored_one(
+    method: DifferenceMethod,
+) -> None:
+    control, treatment = Proportion(3, 10**9), Proportion(1, 5 * 10**7)
+    mirrored = Proportion(10**9 - 3, 10**9), Proportion(5 * 10**7 - 1, 5 * 10**7)
+
+    result = difference_of_proportions(control, treatment, method=method)
+    other = difference_of_proportions(*mirrored, method=method)
+
+    assert result.lower is not None
+    assert result.upper is not None
+    assert (other.lower, other.upper) == pytest.approx((-result.upper, -result.lower), rel=1e-12)
+
+
 def test_wilson_interval__empty_arm__says_so() -> None:
     assert wilson_interval(Proportion(0, 0)).null_reason is NullReason.EMPTY_ARM
 

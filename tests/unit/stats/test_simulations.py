@@ -13,7 +13,7 @@ from benchmarks.simulations import report
 from benchmarks.simulations.__main__ import SEED
 from benchmarks.simulations.cells import Cell, Promise, Table, Verdict, averaged, counted
 from benchmarks.simulations.sizes import SHORT
-from benchmarks.simulations.stopping import ALWAYS, FIXED, price
+from benchmarks.simulations.stopping import ALWAYS, ALWAYS_LIFT, FIXED, FIXED_INTERVAL, price
 from benchmarks.simulations.studies import STUDIES
 
 pytestmark = pytest.mark.timeout(120)
@@ -53,6 +53,16 @@ def test_optional_stopping__always_valid__keeps_its_level_where_the_fixed_test_d
         assert all(cell.measured > 2.0 * cell.promised for cell in fixed if cell.promised >= 0.01)
 
 
+def test_always_valid__true_effect__is_left_out_at_most_as_often_as_promised() -> None:
+    for method in (ALWAYS, ALWAYS_LIFT):
+        found = cells("stopping", "Always-valid intervals", method)
+        assert len(found) == 6
+        assert all(cell.measured <= cell.high for cell in found)
+    # Read at every look, the fixed one is wrong far more often.
+    fixed = cells("stopping", "Always-valid intervals", FIXED_INTERVAL)
+    assert sum(cell.measured for cell in fixed) > 4.0 * sum(cell.promised for cell in fixed)
+
+
 def test_group_sequential__five_looks__spends_the_error_that_five_fixed_tests_exceed() -> None:
     for method in ("O'Brien-Fleming", "Pocock"):
         planned = cells("stopping", "Group-sequential", method)
@@ -66,6 +76,16 @@ def test_cuped__correlated_covariate__leaves_one_minus_rho_squared_of_the_varian
         found = cells("cuped", "CUPED: what is left", method)
         assert [cell.promised for cell in found] == pytest.approx([1.0, 0.19] * 2)
         assert all(cell.verdict is Verdict.INSIDE for cell in found)
+
+
+def test_poststratification__predictive_groups__leave_what_is_within_them_of_the_variance() -> None:
+    for method in ("over the replicates", "as reported"):
+        found = cells("cuped", "Post-stratification: what is left", method)
+        assert [cell.promised for cell in found] == pytest.approx([1.0, 0.19])
+        assert all(cell.verdict is Verdict.INSIDE for cell in found)
+    missed = cells("cuped", "Post-stratification with an effect", "post-stratified")
+    assert len(missed) == 4
+    assert all(cell.verdict is Verdict.INSIDE for cell in missed)
 
 
 def test_price__at_the_tuning_size__is_lower_than_far_from_it() -> None:
