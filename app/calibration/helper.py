@@ -74,6 +74,9 @@ async def run(job: Job, feed: Feed, progressed: Callable[[float], None]) -> Said
 
 async def _feed(sink: asyncio.StreamWriter, job: Job, feed: Feed) -> None:
     async def write(piece: bytes) -> None:
+        # Of a pipe whose reader is gone, one event loop says so in its own way when it is written to.
+        if sink.is_closing():
+            raise BrokenPipeError
         sink.write(piece)
         # The process takes as much as it can hold; the database sends no faster.
         await sink.drain()

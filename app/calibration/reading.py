@@ -1,26 +1,34 @@
-"""From the lines that PostgreSQL sends to every user's numbers. Plain functions, no I/O of its own.
+"""From the lines that the stores send to every user's numbers. Plain functions, no I/O of its own.
 
-Each line has six numbers: what it is about, the metric's index, the user's number, and three more.
+Each line has four whole numbers, what it is about, the metric's index, the user's key and another number, and two more.
 
-| about        | the other three                                                           |
-|--------------|---------------------------------------------------------------------------|
-| 0, a user    | the number of what the user is split with; below 0 of a group              |
-| 1, a metric  | numerator and denominator of the user, in units; users with 0 may be left out |
-| 2, a unit    | side (0 numerator, 1 denominator) and the exponent: a unit is 2 to the power of minus that |
+| about         | the other number               | the last two                                                     |
+|---------------|--------------------------------|------------------------------------------------------------------|
+| 0, a user     | key of what they are split with | 1 if that is a group                                            |
+| 1, a metric   |                                | numerator and denominator, in units; users with 0 may be left out |
+| 2, a unit     |                                | the exponent: a unit is 2 to the power of minus that              |
+| 3, a covariate |                               | the number from before the exposure, in units                    |
+| 4, a value    |                                | one of the user's values, of which a quantile is taken            |
+
+Instead of a user's key a unit has a side: 0 numerator, 1 denominator, 2 covariate. Keys are hashes of 64 bits of the
+user's name, the same in either store, so that the same users are split alike whichever store told of them.
 """
 
 import io
 from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from app.calibration.resplits import Numbers, UserNumbers, Users
+from app.calibration.resplits import Indexes, Numbers, UserNumbers, Users, UserValues
 from app.calibration.values import FEWEST_USERS, MOST_NUMBERS, Column
 
-USER, NUMBERS, EXPONENT = 0, 1, 2
-_WIDTH = 6
+USER, NUMBERS, EXPONENT, COVARIATE, VALUE = 0, 1, 2, 3, 4
+_LINE = np.dtype([("about", "i8"), ("metric", "i8"), ("key", "i8"), ("other", "i8"), ("first", "f8"), ("second", "f8")])
 # Parsed at once: some megabytes of numbers.
 _BLOCK_BYTES = 4 * 1024 * 1024
+
+_Lines: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[Any]]  # Any: each line is a record.
 
 
 class CannotCalibrate(Exception):
@@ -33,58 +41,85 @@ def read_users(columns: Sequence[Column], pieces: Iterable[bytes], *, split_by: 
     Raises:
         CannotCalibrate: there are too few users, or too many to hold, or nobody has what they are to be split by.
     """
-    found: dict[tuple[int, int], list[Numbers]] = {}
-    n_users = 0
+    found: dict[tuple[int, int], list[_Lines]] = {}
+    n_users = n_values = 0
     for block in _blocks(pieces):
-        for row_kind in (USER, NUMBERS, EXPONENT):
-            rows = block[block[:, 0] == row_kind]
-            for index in np.unique(rows[:, 1]):
-                found.setdefault((row_kind, int(index)), []).append(rows[rows[:, 1] == index][:, 2:5])
-        n_users += int((block[:, 0] == USER).sum())
-        if n_users * len(columns) > MOST_NUMBERS:
+        for about in (USER, NUMBERS, EXPONENT, COVARIATE, VALUE):
+            lines = block[block["about"] == about]
+            for index in np.unique(lines["metric"]):
+                found.setdefault((about, int(index)), []).append(lines[lines["metric"] == index])
+        n_users += int((block["about"] == USER).sum())
+        n_values += int((block["about"] == VALUE).sum())
+        if n_users * len(columns) + n_values > MOST_NUMBERS:
             raise CannotCalibrate(
-                f"The control's users times {len(columns)} metrics are more than {MOST_NUMBERS:,} numbers, which is"
-                " more than fits into memory; ask for fewer metrics at once."
+                f"The control's users times {len(columns)} metrics, and the values of quantiles, are more than"
+                f" {MOST_NUMBERS:,} numbers, which is more than fits into memory; ask for fewer metrics at once."
             )
     if n_users < FEWEST_USERS:
         raise CannotCalibrate(
             f"The control has {n_users} users; halves of fewer than {FEWEST_USERS} say nothing about a test."
         )
     people = np.concatenate(found.pop((USER, 0)))
-    # Groups have numbers below 0; without one, what was asked for would silently be a split by user.
-    if split_by is not None and not (people[:, 1] < 0).any():
+    # Without a group, what was asked for would silently be a split by user.
+    if split_by is not None and not people["first"].any():
         raise CannotCalibrate(
             f"split_by: none of the control's {n_users} users has {split_by!r} in the stored context. Check how the"
             " name is written, or leave split_by out to split user by user."
         )
-    order = np.argsort(people[:, 0])
-    keys = people[order, 0]
-    _, units = np.unique(people[order, 1], return_inverse=True)
+    people = people[np.argsort(people["key"])]
+    keys = people["key"]
+    _, units = np.unique(people["other"], return_inverse=True)
     # Of metrics without a denominator, one for all.
     nothing = np.zeros(len(keys))
-    numbers = [_numbers(column, index, found, keys, nothing) for index, column in enumerate(columns)]
+    numbers = [
+        _numbers(column, index, found, keys, nothing) if column.quantile is None else _values(index, found, keys)
+        for index, column in enumerate(columns)
+    ]
     return Users(numbers, units.astype(np.int64))
 
 
 def _numbers(
-    column: Column, index: int, found: dict[tuple[int, int], list[Numbers]], keys: Numbers, nothing: Numbers
+    column: Column, index: int, found: dict[tuple[int, int], list[_Lines]], keys: Indexes, nothing: Numbers
 ) -> UserNumbers:
+    units = {0: column.unit, 1: 1.0, 2: column.unit}
+    for line in _popped(found, EXPONENT, index):
+        units[int(line["key"])] = 2.0 ** -float(line["first"])
     numerator, denominator = np.zeros(len(keys)), nothing
-    if rows := found.pop((NUMBERS, index), []):
-        seen = np.concatenate(rows)
-        places = np.searchsorted(keys, seen[:, 0])
-        numerator[places] = seen[:, 1]
-        if seen[:, 2].any():
-            denominator = np.zeros(len(keys))
-            denominator[places] = seen[:, 2]
-    units = {0: column.unit, 1: 1.0}
-    for row in np.concatenate(found.pop((EXPONENT, index), [np.zeros((0, 3))])):
-        units[int(row[1])] = 2.0 ** -float(row[2])
-    numerator *= units[0]
-    return UserNumbers(numerator, denominator if denominator is nothing else denominator * units[1])
+    lines, places = _of_users(_popped(found, NUMBERS, index), keys)
+    numerator[places] = lines["first"] * units[0]
+    if lines["second"].any():
+        denominator = np.zeros(len(keys))
+        denominator[places] = lines["second"] * units[1]
+    if column.without_covariate is not None:
+        return UserNumbers(numerator, denominator)
+    covariate = np.zeros(len(keys))
+    lines, places = _of_users(_popped(found, COVARIATE, index), keys)
+    covariate[places] = lines["first"] * units[2]
+    return UserNumbers(numerator, denominator, covariate)
 
 
-def _blocks(pieces: Iterable[bytes]) -> Iterable[Numbers]:
+def _values(index: int, found: dict[tuple[int, int], list[_Lines]], keys: Indexes) -> UserValues:
+    lines, places = _of_users(_popped(found, VALUE, index), keys)
+    order = np.argsort(lines["first"])
+    # Adding 0 makes a zero of either sign the same one.
+    return UserValues(lines["first"][order] + 0.0, places[order])
+
+
+def _of_users(lines: _Lines, keys: Indexes) -> tuple[_Lines, Indexes]:
+    """Return the lines of the users that are known, and the users' places.
+
+    A store may have learnt of a user between two statements.
+    """
+    places = np.minimum(np.searchsorted(keys, lines["key"]), len(keys) - 1)
+    known = keys[places] == lines["key"]
+    return lines[known], places[known]
+
+
+def _popped(found: dict[tuple[int, int], list[_Lines]], about: int, index: int) -> _Lines:
+    return np.concatenate(found.pop((about, index), [np.zeros(0, _LINE)]))
+
+
+def _blocks(pieces: Iterable[bytes]) -> Iterable[_Lines]:
     held, size = [], 0
     for piece in pieces:
         held.append(piece)
@@ -96,7 +131,7 @@ def _blocks(pieces: Iterable[bytes]) -> Iterable[Numbers]:
     yield _parsed(b"".join(held))
 
 
-def _parsed(lines: bytes) -> Numbers:
+def _parsed(lines: bytes) -> _Lines:
     if not lines.strip():
-        return np.zeros((0, _WIDTH))
-    return np.loadtxt(io.BytesIO(lines), delimiter=",", ndmin=2)
+        return np.zeros(0, _LINE)
+    return np.atleast_1d(np.loadtxt(io.BytesIO(lines), delimiter=",", dtype=_LINE))

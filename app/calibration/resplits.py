@@ -3,44 +3,65 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from fractions import Fraction
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from scipy import special
 
-from app.calibration.values import HISTOGRAM_BINS, CalibrationResult, Column, Job, MetricCalibration
+from app.calibration.values import (
+    HISTOGRAM_BINS,
+    AdjustedCalibration,
+    CalibrationResult,
+    Column,
+    Job,
+    MetricCalibration,
+)
 from app.results.contrasts import contrast
 from app.results.measured import Measured, MeasuredArm, Shape
+from app.stats.proportions import wilson_interval
+from app.stats.quantiles import quantile_estimate, quantile_ranks
 from app.stats.reasons import NullReason
-from app.stats.samples import MeanSample, Proportion, RatioSample, Sample
+from app.stats.samples import ArmEstimate, CovariateSample, MeanSample, Proportion, RatioSample, Sample
 
 Numbers: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Indexes: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 Bits: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+Flags: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 Progress: TypeAlias = Callable[[float], None]
 
 # So many splits are summed together, over so many users at once: a few dozen megabytes, whatever the experiment.
 _SPLITS_AT_ONCE = 32
 _USERS_AT_ONCE = 65_536
-# How many columns are summed for a metric.
-_WIDTHS = {Shape.RATE: 1, Shape.MEAN: 2, Shape.RATIO: 5}
 # The probability that the rate of a test that keeps its level lies within the bounds.
 _WITHIN = 0.99
 
 
 @dataclass(frozen=True, slots=True)
 class UserNumbers:
-    """A metric's numerator and denominator of every user, (n,) each; shapes without a denominator have zeros."""
+    """A metric's numerator and denominator of every user, (n,) each; shapes without a denominator have zeros.
+
+    `covariate`: the number from before the exposure, (n,), where the metric is adjusted by one.
+    """
 
     numerator: Numbers
     denominator: Numbers
+    covariate: Numbers | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UserValues:
+    """The values that a quantile is taken of, ascending, (v,), and the user of each, (v,), counted from 0."""
+
+    values: Numbers
+    users: Indexes
 
 
 @dataclass(frozen=True, slots=True)
 class Users:
     """Every metric's numbers by user, and what each user is split with, (n,), counted from 0."""
 
-    numbers: Sequence[UserNumbers]
+    numbers: Sequence[UserNumbers | UserValues]
     units: Indexes
 
     @property
@@ -53,34 +74,216 @@ def calibrate(job: Job, users: Users, progress: Progress = lambda _: None) -> Ca
 
     Each unit falls into a half by a fair coin of its own, as an assignment does. The same seed gives the same splits.
     """
-    places = np.cumsum([1, *(_WIDTHS[Shape(column.shape)] for column in job.columns)])
-    totals = np.sum([_matrix(job, users, some).sum(axis=0) for some in _slices(users)], axis=0)
-    found: list[list[_Tested]] = [[] for _ in job.columns]
-    for halves in _halves(job, users, int(places[-1])):
-        for half in halves:
-            other = totals - half
-            for own, column, start in zip(found, job.columns, places, strict=False):
-                own.append(_test(Shape(column.shape), half, other, int(start), 1 - job.alpha))
+    slots, width = _slots(job, users)
+    totals = np.sum([_matrix(slots, len(users.units[some]), some).sum(axis=0) for some in _slices(users)], axis=0)
+    found: list[list[Tested]] = [[] for _ in slots]
+    for halves, coins in _halves(job, users, slots, width):
+        for half, of_units in zip(halves, coins, strict=True):
+            sides = of_units if users.n_units == len(users.units) else of_units[users.units]
+            for own, slot in zip(found, slots, strict=True):
+                own.append(slot.tested(half, totals, sides, 1 - job.alpha))
         progress(len(found[0]) / job.resplits)
-    whole = [
-        _sample(Shape(column.shape), totals, int(start)) for column, start in zip(job.columns, places, strict=False)
-    ]
+    everybody = np.ones(len(users.units), dtype=np.uint8)
     return CalibrationResult(
         users=len(users.units),
         units=users.n_units,
         alpha=job.alpha,
         metrics=tuple(
-            judged(column, sample, own, job.alpha)
-            for column, sample, own in zip(job.columns, whole, found, strict=True)
+            judged(slot.column, slot.arm(totals, everybody, 0.95).sample, own, job.alpha)
+            for slot, own in zip(slots, found, strict=True)
         ),
+        source=job.source,
+        complete_until=job.complete_until,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Tested:
-    p_value: float | None
-    always_p_value: float | None
-    null_reason: str | None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tested:
+    """What the tests of one split said."""
+
+    p_value: float | None = None
+    always_p_value: float | None = None
+    null_reason: str | None = None
+    adjusted_p_value: float | None = None
+    adjusted_null_reason: str | None = None
+    variance_ratio: float | None = None
+
+
+class _Slot(Protocol):
+    """A metric, where its sums stand among those of a half, and how an arm is made from them."""
+
+    column: Column
+    width: int
+
+    def columns(self, some: slice) -> list[Numbers]:
+        """Return what is summed over some users, (users,) each."""
+        ...
+
+    def arm(self, sums: Numbers, sides: Bits, confidence: float) -> MeasuredArm:
+        """Return the arm of the users with a 1 among the sides, whose sums these are."""
+        ...
+
+    def tested(self, half: Numbers, totals: Numbers, sides: Bits, confidence: float) -> Tested:
+        """Test the half against the rest."""
+        ...
+
+
+class _Summed:
+    """A metric whose test takes sums over users alone."""
+
+    def __init__(self, column: Column, numbers: UserNumbers, start: int) -> None:
+        self.column = column
+        self._shape = Shape(column.shape)
+        self._numbers = numbers
+        self._start = start
+        self.width = len(self.columns(slice(0, 0)))
+
+    def columns(self, some: slice) -> list[Numbers]:
+        x, y = self._numbers.numerator[some], self._numbers.denominator[some]
+        match self._shape:
+            case Shape.RATE:  # Of zeros and ones, which are their own squares.
+                own = [x]
+            case Shape.MEAN:
+                own = [x, x * x]
+            case _:
+                own = [x, x * x, y, y * y, x * y]
+        if self._numbers.covariate is None:
+            return own
+        z = self._numbers.covariate[some]
+        return [*own, z, z * z, x * z]
+
+    def arm(self, sums: Numbers, sides: Bits, confidence: float) -> MeasuredArm:
+        del sides, confidence
+        n = round(float(sums[0]))
+        own = [float(value) for value in sums[self._start : self._start + self.width]]
+        return MeasuredArm(sample=self._sample(n, own), covariate=self._covariate(n, own))
+
+    def tested(self, half: Numbers, totals: Numbers, sides: Bits, confidence: float) -> Tested:
+        try:
+            other, own = (self.arm(sums, sides, confidence) for sums in (totals - half, half))
+        except ValueError:
+            # A half without any value differs from the sum of all by nothing but the rounding of that.
+            return Tested(null_reason=NullReason.OUT_OF_RANGE, adjusted_null_reason=NullReason.OUT_OF_RANGE)
+        return _compared(self._shape, other, own, confidence)
+
+    def _sample(self, n: int, own: Sequence[float]) -> Sample:
+        match self._shape:
+            case Shape.RATE:
+                return Proportion(round(own[0]), n)
+            case Shape.MEAN:
+                return MeanSample.from_sums(n=n, sum_values=own[0], sum_squares=max(0.0, own[1]))
+            case Shape.RATIO:
+                return RatioSample.from_sums(
+                    n=n,
+                    num_sum=own[0],
+                    num_sum_squares=max(0.0, own[1]),
+                    den_sum=own[2],
+                    den_sum_squares=max(0.0, own[3]),
+                    num_den_sum_products=own[4],
+                )
+            case _:
+                raise AssertionError(self._shape)
+
+    def _covariate(self, n: int, own: Sequence[float]) -> CovariateSample | None:
+        if self._numbers.covariate is None:
+            return None
+        *_, pre, pre_squares, products = own
+        return CovariateSample.from_sums(
+            n=n,
+            post_sum=own[0],
+            post_sum_squares=own[0] if self._shape is Shape.RATE else max(0.0, own[1]),
+            pre_sum=pre,
+            pre_sum_squares=max(0.0, pre_squares),
+            post_pre_sum_products=products,
+        )
+
+
+class _Ordered:
+    """A quantile, for which the values of a half have to be looked at in their order."""
+
+    width = 0
+
+    def __init__(self, column: Column, values: UserValues, users: int) -> None:
+        self.column = column
+        self._level = Fraction(*(column.quantile or (1, 2)))
+        self._values = values.values
+        self._owners = values.users
+        self._sizes = np.bincount(values.users, minlength=users).astype(np.float64)
+
+    def columns(self, some: slice) -> list[Numbers]:
+        del some
+        return []
+
+    def arm(self, sums: Numbers, sides: Bits, confidence: float) -> MeasuredArm:
+        del sums
+        found = halved(self._values, self._owners, self._sizes, sides.astype(np.bool_), self._level, confidence)
+        return MeasuredArm(sample=found)
+
+    def tested(self, half: Numbers, totals: Numbers, sides: Bits, confidence: float) -> Tested:
+        del totals
+        other, own = (self.arm(half, kept, confidence) for kept in (1 - sides, sides))
+        return _compared(Shape.QUANTILE, other, own, confidence)
+
+
+def halved(
+    values: Numbers, owners: Indexes, sizes: Numbers, kept: Flags, level: Fraction, confidence: float
+) -> ArmEstimate:
+    """Return the quantile of the values of the users that are kept, (n,), with users as clusters.
+
+    values, owners: ascending, and the user of each. sizes: how many values every user has.
+    """
+    users = int(kept.sum())
+    places = np.flatnonzero(kept[owners])
+    count = len(places)
+    if count == 0:
+        reason = None if users else NullReason.EMPTY_ARM
+        return ArmEstimate(n=users, value=None, variance=None, null_reason=reason)
+    rank = level * (count - 1)
+    first = rank.numerator // rank.denominator
+    low, high = (Fraction(float(values[places[place]])) for place in (first, min(first + 1, count - 1)))
+    below = places[: np.searchsorted(places, np.searchsorted(values, float(low), side="right"))]
+    by_user = np.bincount(owners[below], minlength=len(sizes))
+    own = sizes * kept
+    ranks = quantile_ranks(
+        level,
+        users=int(np.count_nonzero(own)),
+        values=count,
+        below=len(below),
+        below_squares=int(by_user @ by_user),
+        value_squares=round(float(own @ own)),
+        products=round(float(by_user @ own)),
+        confidence=confidence,
+    )
+    lower, upper = (None if rank is None else float(values[places[rank - 1]]) for rank in (ranks.lower, ranks.upper))
+    value = low + (high - low) * (rank - first)
+    return quantile_estimate(value, users=users, lower=lower, upper=upper, confidence=confidence)
+
+
+def _compared(shape: Shape, control: MeasuredArm, treatment: MeasuredArm, confidence: float) -> Tested:
+    """Compare the halves by the very function that compares variants."""
+    found = contrast(Measured(key="", shape=shape, arms={}), control, treatment, confidence)
+    adjusted = found.adjusted
+    return Tested(
+        p_value=found.p_value,
+        always_p_value=found.always_p_value,
+        null_reason=found.null_reason,
+        adjusted_p_value=adjusted.p_value,
+        adjusted_null_reason=adjusted.null_reason,
+        variance_ratio=adjusted.variance_ratio,
+    )
+
+
+def _slots(job: Job, users: Users) -> tuple[list[_Slot], int]:
+    """Return the metrics, and how many sums a half has: the number of its users comes first."""
+    slots: list[_Slot] = []
+    start = 1
+    for column, own in zip(job.columns, users.numbers, strict=True):
+        slot: _Slot = (
+            _Ordered(column, own, len(users.units)) if isinstance(own, UserValues) else _Summed(column, own, start)
+        )
+        slots.append(slot)
+        start += slot.width
+    return slots, start
 
 
 def _slices(users: Users) -> Iterator[slice]:
@@ -88,31 +291,19 @@ def _slices(users: Users) -> Iterator[slice]:
         yield slice(start, start + _USERS_AT_ONCE)
 
 
-def _matrix(job: Job, users: Users, some: slice) -> Numbers:
+def _matrix(slots: Sequence[_Slot], users: int, some: slice) -> Numbers:
     """Return what is summed over some users, (users, columns): ones first, then each metric's columns.
 
     Made anew each time, because for all users at once it would be most of the memory.
     """
-    parts: list[Numbers] = [np.ones(len(users.units[some]))]
-    for column, own in zip(job.columns, users.numbers, strict=True):
-        parts += _columns(Shape(column.shape), own.numerator[some], own.denominator[some])
+    parts: list[Numbers] = [np.ones(users)]
+    for slot in slots:
+        parts += slot.columns(some)
     return np.column_stack(parts)
 
 
-def _columns(shape: Shape, x: Numbers, y: Numbers) -> list[Numbers]:
-    match shape:
-        case Shape.RATE:
-            return [x]
-        case Shape.MEAN:
-            return [x, x * x]
-        case Shape.RATIO:
-            return [x, x * x, y, y * y, x * y]
-        case _:
-            raise ValueError(f"{shape}: no sums over users give its test")
-
-
-def _halves(job: Job, users: Users, width: int) -> Iterator[Numbers]:
-    """Yield the sums over the users of one half, (splits, columns), some splits at a time."""
+def _halves(job: Job, users: Users, slots: Sequence[_Slot], width: int) -> Iterator[tuple[Numbers, Bits]]:
+    """Yield the sums over the users of one half, (splits, columns), and the units' sides, some splits at a time."""
     random = np.random.default_rng(job.seed)
     n_units, alone = users.n_units, users.n_units == len(users.units)
     for first in range(0, job.resplits, _SPLITS_AT_ONCE):
@@ -122,8 +313,8 @@ def _halves(job: Job, users: Users, width: int) -> Iterator[Numbers]:
         for some in _slices(users):
             # Where every user is a unit, looking up which one would only take time.
             sides = coins[:, some] if alone else coins[:, users.units[some]]
-            sums += sides.astype(np.float64) @ _matrix(job, users, some)
-        yield sums
+            sums += sides.astype(np.float64) @ _matrix(slots, len(users.units[some]), some)
+        yield sums, coins
 
 
 def _coins(random: np.random.Generator, splits: int, n_units: int) -> Bits:
@@ -132,61 +323,71 @@ def _coins(random: np.random.Generator, splits: int, n_units: int) -> Bits:
     return np.unpackbits(packed, axis=1, count=n_units)
 
 
-def _sample(shape: Shape, sums: Numbers, start: int) -> Sample:
-    n = round(float(sums[0]))
-    values = [float(value) for value in sums[start : start + 5]]
-    match shape:
-        case Shape.RATE:
-            return Proportion(round(values[0]), n)
-        case Shape.MEAN:
-            return MeanSample.from_sums(n=n, sum_values=values[0], sum_squares=max(0.0, values[1]))
-        case _:
-            return RatioSample.from_sums(
-                n=n,
-                num_sum=values[0],
-                num_sum_squares=max(0.0, values[1]),
-                den_sum=values[2],
-                den_sum_squares=max(0.0, values[3]),
-                num_den_sum_products=values[4],
-            )
-
-
-def _test(shape: Shape, half: Numbers, other: Numbers, start: int, confidence: float) -> _Tested:
-    """Compare the halves by the very function that compares variants."""
-    try:
-        control, treatment = (MeasuredArm(sample=_sample(shape, sums, start)) for sums in (other, half))
-    except ValueError:
-        # A half without any value differs from the sum of all by nothing but the rounding of that.
-        return _Tested(None, None, NullReason.OUT_OF_RANGE)
-    found = contrast(Measured(key="", shape=shape, arms={}), control, treatment, confidence)
-    return _Tested(found.p_value, found.always_p_value, found.null_reason)
-
-
-def judged(column: Column, whole: Sample, tested: Sequence[_Tested], alpha: float) -> MetricCalibration:
+def judged(column: Column, whole: Sample, tested: Sequence[Tested], alpha: float) -> MetricCalibration:
     """Say whether the p-values are those of a test that keeps its level."""
     p_values = [one.p_value for one in tested if one.p_value is not None]
     reason = next((one.null_reason for one in tested if one.p_value is None), None)
     value = whole.estimate().value
-    n, false = len(p_values), sum(p_value < alpha for p_value in p_values)
-    lower, upper = bounds(n, alpha) if n else (None, None)
-    rate = false / n if n else None
+    found = _found(p_values, alpha)
     always = [one.always_p_value for one in tested if one.always_p_value is not None]
     return MetricCalibration(
         metric=column.metric,
         version=column.version,
         value=None if value is None else float(value),
         resplits=len(tested),
-        undefined=len(tested) - n,
-        false_positives=false,
-        false_positive_rate=rate,
+        undefined=len(tested) - len(p_values),
+        false_positives=found.false,
+        false_positive_rate=found.rate,
         always_valid_false_positive_rate=sum(p < alpha for p in always) / len(always) if always else None,
-        lower=lower,
-        upper=upper,
-        inside=None if rate is None or lower is None or upper is None else lower <= rate <= upper,
+        lower=found.lower,
+        upper=found.upper,
+        inside=found.inside,
         p_value_histogram=histogram(p_values),
-        ks_p_value=uniformity(p_values) if n else None,
-        null_reason=None if n else reason,
+        ks_p_value=uniformity(p_values) if p_values else None,
+        null_reason=None if p_values else reason,
+        false_positive_rate_ci_lower=found.ci_lower,
+        false_positive_rate_ci_upper=found.ci_upper,
+        adjusted=_judged_adjusted(column, tested, alpha),
     )
+
+
+def _judged_adjusted(column: Column, tested: Sequence[Tested], alpha: float) -> AdjustedCalibration:
+    p_values = [one.adjusted_p_value for one in tested if one.adjusted_p_value is not None]
+    reason = next((one.adjusted_null_reason for one in tested if one.adjusted_p_value is None), None)
+    ratios = [one.variance_ratio for one in tested if one.variance_ratio is not None]
+    found = _found(p_values, alpha)
+    return AdjustedCalibration(
+        undefined=len(tested) - len(p_values),
+        false_positives=found.false,
+        false_positive_rate=found.rate,
+        false_positive_rate_ci_lower=found.ci_lower,
+        false_positive_rate_ci_upper=found.ci_upper,
+        lower=found.lower,
+        upper=found.upper,
+        inside=found.inside,
+        variance_reduction_percent=100 * (1 - sum(ratios) / len(ratios)) if ratios else None,
+        null_reason=None if p_values else column.without_covariate or reason,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    false: int
+    rate: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    inside: bool | None = None
+    ci_lower: float | None = None
+    ci_upper: float | None = None
+
+
+def _found(p_values: Sequence[float], alpha: float) -> _Found:
+    n, false = len(p_values), sum(p_value < alpha for p_value in p_values)
+    if not n:
+        return _Found(false)
+    lower, upper = bounds(n, alpha)
+    interval = wilson_interval(Proportion(false, n))
+    return _Found(false, false / n, lower, upper, lower <= false / n <= upper, interval.lower, interval.upper)
 
 
 def bounds(n: int, alpha: float, within: float = _WITHIN) -> tuple[float, float]:

@@ -1,8 +1,9 @@
 """Endpoints for calibrations."""
 
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import Response
+from fastapi import Path, Response
 
 from app.access.caller import CurrentCaller
 from app.access.guard import GUARDED, WITH_BODY, requires
@@ -16,7 +17,7 @@ from app.core.paging import Paging
 from app.core.problems import documented
 from app.experiments.errors import ExperimentNotFound
 from app.experiments.wiring import ExperimentReference
-from app.results.errors import StoreDropped
+from app.results.errors import HistoryDropped, NoSourceAvailable
 
 router = routes.router(tags=["results"])
 
@@ -25,7 +26,9 @@ router = routes.router(tags=["results"])
     "/experiments/{experiment}/calibrations",
     status_code=202,
     dependencies=[requires(Scope.RESULTS)],
-    responses=documented(*WITH_BODY, ExperimentNotFound, StoreDropped, TooManyCalibrations, StoreUnavailable),
+    responses=documented(
+        *WITH_BODY, ExperimentNotFound, HistoryDropped, TooManyCalibrations, NoSourceAvailable, StoreUnavailable
+    ),
 )
 async def begin_calibration(
     experiment: ExperimentReference,
@@ -59,7 +62,10 @@ async def list_calibrations(
     responses=documented(*GUARDED, ExperimentNotFound, CalibrationNotFound, StoreUnavailable),
 )
 async def get_calibration(
-    experiment: ExperimentReference, calibration_id: UUID, caller: CurrentCaller, calibrations: Calibrations
+    experiment: ExperimentReference,
+    calibration_id: Annotated[UUID, Path(description="`id` of the answer that began it.")],
+    caller: CurrentCaller,
+    calibrations: Calibrations,
 ) -> CalibrationOut:
     """Read how far a calibration is, and what came out."""
     return CalibrationOut.of(await calibrations.get(caller.project_id, experiment, calibration_id))

@@ -20,9 +20,11 @@ from app.core.names import Key
 from app.core.text import refuse_control_characters
 from app.events.schemas import EventType
 from app.metrics.recipe_schemas import WholeNumber
+from app.results.values import Source
 
 _LARGEST_SEED = 2**53 - 1
 _MOST_EVENT_TYPES = 50
+_MOST_CUPED_DAYS = 365
 _SMALLEST_ALPHA, _LARGEST_ALPHA = 0.001, 0.5
 
 
@@ -59,6 +61,11 @@ class CalibrationIn(BaseModel):
         description="A name in the stored context: users with the same value are split together, as an experiment does"
         " that decides by household or company.",
     )
+    cuped_days: Annotated[WholeNumber, Field(ge=1, le=_MOST_CUPED_DAYS)] | None = Field(
+        default=None,
+        description="Adjust conversion_rate and value_per_user by the same number from so many days before the"
+        " exposure, as results do. Stored metrics say it themselves.",
+    )
 
     def wanted(self) -> Wanted:
         return Wanted(
@@ -68,11 +75,35 @@ class CalibrationIn(BaseModel):
             alpha=self.alpha,
             event_types=tuple(dict.fromkeys(self.event_type)),
             split_by=self.split_by,
+            cuped_days=self.cuped_days,
         )
 
 
 class _Out(BaseModel):
     model_config = ConfigDict(from_attributes=True)
+
+
+class AdjustedCalibrationOut(_Out):
+    """The same of the comparison after CUPED."""
+
+    undefined: Annotated[int, Field(description="Resplits in which the comparison had nothing to say.")]
+    false_positives: int
+    false_positive_rate: float | None
+    false_positive_rate_ci_lower: Annotated[float | None, Field(description="95 % (Wilson).")]
+    false_positive_rate_ci_upper: float | None
+    lower: Annotated[
+        float | None, Field(description="A test that keeps its level lies within the bounds with 99 % probability.")
+    ]
+    upper: float | None
+    inside: bool | None
+    variance_reduction_percent: Annotated[float | None, Field(description="In the mean over the resplits.")]
+    null_reason: Annotated[
+        str | None,
+        Field(
+            description="NO_COVARIATE: the metric has no number from before the exposure. COVARIATE_DROPPED: neither"
+            " store has the events before the exposures any more."
+        ),
+    ]
 
 
 class MetricCalibrationOut(_Out):
@@ -85,6 +116,10 @@ class MetricCalibrationOut(_Out):
     undefined: Annotated[int, Field(description="Resplits in which the test had nothing to say.")]
     false_positives: int
     false_positive_rate: float | None
+    false_positive_rate_ci_lower: Annotated[
+        float | None, Field(description="The 95 % interval of the rate (Wilson), by the number of resplits.")
+    ]
+    false_positive_rate_ci_upper: float | None
     always_valid_false_positive_rate: Annotated[
         float | None, Field(description="Of the always-valid test, which at one look is far below alpha.")
     ]
@@ -98,6 +133,9 @@ class MetricCalibrationOut(_Out):
         float | None, Field(description="Of the hypothesis that the p-values are uniform; small for few distinct ones.")
     ]
     null_reason: str | None
+    adjusted: Annotated[
+        AdjustedCalibrationOut | None, Field(description="After CUPED; null in results of earlier releases.")
+    ]
 
 
 class CalibrationResultOut(_Out):
@@ -107,6 +145,10 @@ class CalibrationResultOut(_Out):
     units: Annotated[int, Field(description="What was split: as many as users, or groups by `split_by`.")]
     alpha: float
     metrics: list[MetricCalibrationOut]
+    source: Annotated[Source, Field(description="The store that was read: PostgreSQL is hot, ClickHouse cold.")]
+    complete_until: Annotated[
+        datetime | None, Field(description="Of ClickHouse: what was ingested before is in the numbers.")
+    ]
 
 
 class CalibrationOut(_Out):
@@ -119,6 +161,7 @@ class CalibrationOut(_Out):
     resplits: int
     seed: int
     split_by: str | None
+    cuped_days: int | None
     result: CalibrationResultOut | None
     reason: Annotated[str | None, Field(description="Why it failed.")]
     created_at: datetime
@@ -135,6 +178,7 @@ class CalibrationOut(_Out):
             resplits=calibration.wanted.resplits,
             seed=calibration.wanted.seed,
             split_by=calibration.wanted.split_by,
+            cuped_days=calibration.wanted.cuped_days,
             result=None if found is None else CalibrationResultOut.model_validate(found),
             reason=calibration.reason,
             created_at=calibration.created_at,
@@ -143,5 +187,7 @@ class CalibrationOut(_Out):
 
 
 class CalibrationList(BaseModel):
+    """One page of calibrations."""
+
     items: list[CalibrationOut]
     next_cursor: str | None

@@ -6,45 +6,41 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from app.calibration.choosing import Chosen, attached_or_built_in, chosen, wanted_keys, why_unknown
+from app.calibration.choosing import attached_or_built_in, chosen, wanted_keys, why_unknown
+from app.calibration.drawing import Drawing, Route, Watermark
 from app.calibration.errors import CalibrationNotFound, TooManyCalibrations
 from app.calibration.helper import HelperDied, run
 from app.calibration.places import place_after, place_of
 from app.calibration.repository import CalibrationRepository
-from app.calibration.statements import user_lines
 from app.calibration.values import Calibration, Job, Wanted
+from app.core.clickhouse import ClickHouse, ClickHouseUnavailable
 from app.core.db import Database, StoreUnavailable
 from app.core.errors import Invalid
 from app.core.paging import Page, PageRequest, page_of
 from app.experiments.registry import ExperimentRegistry
 from app.experiments.values import Experiment
-from app.exports.copying import Copying, LineForm
 from app.exports.values import Write
 from app.metrics.repository import MetricRepository
 from app.metrics.values import Metric
-from app.results.errors import StoreDropped
-from app.results.reach import store_reaches
-from app.results.values import Question, Subject
+from app.results.errors import HistoryDropped, StoreDropped
 
 log = structlog.get_logger()
 
 _RETRY_AFTER_S = 30
 # How often is said that somebody works on it, far more often than silence would mean that nobody does.
 _SAY_SO_EVERY_S = 2.0
-_DROPPED = (
-    "PostgreSQL has dropped events that count, and calibrations read PostgreSQL. They can be made of experiments that"
-    " are younger than what is kept there."
-)
 _STOPPED = "The service was stopped meanwhile. Ask for the calibration again."
 
 
 class CalibrationService:
     """Works on one calibration at a time. Built once at startup."""
 
-    def __init__(self, *, database: Database, registry: ExperimentRegistry) -> None:
+    def __init__(
+        self, *, database: Database, clickhouse: ClickHouse, registry: ExperimentRegistry, watermark: Watermark
+    ) -> None:
         self._database = database
         self._registry = registry
-        self._copying = Copying(database)
+        self._drawing = Drawing(database=database, clickhouse=clickhouse, watermark=watermark)
         self._task: asyncio.Task[None] | None = None
         self._beginning = False
 
@@ -54,7 +50,8 @@ class CalibrationService:
         Raises:
             ExperimentNotFound: the project has no such experiment.
             Invalid: a metric is not known, or has no test to calibrate.
-            StoreDropped: PostgreSQL lacks events that count.
+            HistoryDropped: neither store has every event that counts.
+            NoSourceAvailable: ClickHouse alone could have them, and cannot be asked now.
             TooManyCalibrations: this process works on another one.
             StoreUnavailable: PostgreSQL cannot be reached.
         """
@@ -67,8 +64,8 @@ class CalibrationService:
             )
         self._beginning = True
         try:
-            calibration, job = await self._store(experiment, wanted)
-            work = self._work(calibration.id, experiment, wanted, job)
+            calibration, route = await self._store(experiment, wanted)
+            work = self._work(calibration.id, experiment, wanted, route)
             self._task = asyncio.create_task(work, name="calibration")
         finally:
             self._beginning = False
@@ -113,29 +110,31 @@ class CalibrationService:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
-    async def _store(self, experiment: Experiment, wanted: Wanted) -> tuple[Calibration, Chosen]:
+    async def _store(self, experiment: Experiment, wanted: Wanted) -> tuple[Calibration, Route]:
+        route = await self._drawing.route(experiment, chosen(await self._metrics(experiment, wanted), wanted))
         calibration_id = uuid4()
         async with self._database.begin() as connection:
-            keys = wanted_keys(experiment, wanted)
-            stored = await MetricRepository(connection).latest_by_key(experiment.project_id, keys)
-            metrics: list[Metric] = []
-            for key in keys:
-                metric = attached_or_built_in(experiment, key)
-                if metric is None and key in stored:
-                    metric = stored[key].metric
-                if metric is None:
-                    raise Invalid.field("metrics", why_unknown(key))
-                metrics.append(metric)
-            job = chosen(metrics, wanted.event_types)
-            if not await store_reaches(connection, Subject.of(experiment), Question()):
-                raise StoreDropped(_DROPPED)
             repository = CalibrationRepository(connection)
             await repository.insert(calibration_id, experiment.id, wanted)
             found = await repository.find(experiment.id, calibration_id)
         assert found is not None  # noqa: S101  # It was written a moment ago.
-        return found, job
+        return found, route
 
-    async def _work(self, calibration_id: UUID, experiment: Experiment, wanted: Wanted, chosen_: Chosen) -> None:
+    async def _metrics(self, experiment: Experiment, wanted: Wanted) -> list[Metric]:
+        keys = wanted_keys(experiment, wanted)
+        async with self._database.read() as connection:
+            stored = await MetricRepository(connection).latest_by_key(experiment.project_id, keys)
+        metrics: list[Metric] = []
+        for key in keys:
+            metric = attached_or_built_in(experiment, key)
+            if metric is None and key in stored:
+                metric = stored[key].metric
+            if metric is None:
+                raise Invalid.field("metrics", why_unknown(key))
+            metrics.append(metric)
+        return metrics
+
+    async def _work(self, calibration_id: UUID, experiment: Experiment, wanted: Wanted, route: Route) -> None:
         """Work until there is a result or a reason why there is none; one of them is stored."""
         progress = [0.0]
 
@@ -143,14 +142,16 @@ class CalibrationService:
             progress[0] = min(1.0, share)
 
         async def feed(write: Write) -> None:
-            await self._copy_users(experiment, wanted, chosen_, write)
+            await self._drawing.draw(experiment, route, wanted.split_by, write)
 
         job = Job(
             resplits=wanted.resplits,
             seed=wanted.seed,
             alpha=wanted.alpha,
-            columns=chosen_.columns,
+            columns=route.chosen.columns,
             split_by=wanted.split_by,
+            source=route.source,
+            complete_until=route.watermark,
         )
         saying = asyncio.create_task(self._say_so(calibration_id, progress))
         try:
@@ -165,7 +166,7 @@ class CalibrationService:
         except asyncio.CancelledError:
             await self._fail(calibration_id, _STOPPED)
             raise
-        except (HelperDied, StoreUnavailable, StoreDropped, OSError) as error:
+        except (HelperDied, StoreUnavailable, ClickHouseUnavailable, StoreDropped, HistoryDropped, OSError) as error:
             log.warning("calibration.failed", calibration_id=str(calibration_id), error=str(error))
             await self._fail(calibration_id, str(error) or type(error).__name__)
         except Exception:  # The outermost loop of this work: nobody waits for it who could be told.
@@ -173,17 +174,6 @@ class CalibrationService:
             await self._fail(calibration_id, "An error of the service; its log says which.")
         finally:
             saying.cancel()
-
-    async def _copy_users(self, experiment: Experiment, wanted: Wanted, chosen_: Chosen, write: Write) -> None:
-        subject, question = Subject.of(experiment), Question()
-        sql, parameters = user_lines(
-            subject, question, experiment.control.id, chosen_.recipes, split_by=wanted.split_by
-        )
-        await self._copying.copy(sql, parameters, LineForm(), write)
-        # What was dropped since the first look is missing.
-        async with self._database.read() as connection:
-            if not await store_reaches(connection, subject, question):
-                raise StoreDropped(_DROPPED)
 
     async def _say_so(self, calibration_id: UUID, progress: list[float]) -> None:
         """Say again and again that somebody works on it."""

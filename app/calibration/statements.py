@@ -1,57 +1,199 @@
-"""The statement that says every user's numbers, made of those by which results are measured. Plain functions, no I/O.
+"""The statements that say every user's numbers, made of those by which results are measured. Plain functions, no I/O.
 
 Measuring adds up over the users of an arm. Here every user of the control is an arm of their own, so that what comes
-out is every user's numbers, by the very rules of the results.
+out is every user's numbers, by the very rules of the results. `reading` says what the lines are.
 """
+# ruff: noqa: S608  # All statements are made of constants and numbers.
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
-from app.calibration.reading import EXPONENT, NUMBERS, USER
-from app.measurement.hot_statement import measuring
-from app.measurement.plan import compiled
+from app.calibration.reading import COVARIATE, EXPONENT, NUMBERS, USER, VALUE
+from app.measurement import cold_statement, cold_values, hot_statement
+from app.measurement.plan import Measure, Plan, compiled
 from app.measurement.values import Asked, Exposed
 from app.metrics.values import Recipe
+from app.results.exposed_cold import exposed_in_clickhouse
 from app.results.exposed_hot import exposed_in_postgres
 from app.results.values import Question, Subject
 
+Statement = tuple[str, Mapping[str, Any]]
+
+_KEY = "CAST(CAST('x' || left(md5({text}), 16) AS bit(64)) AS bigint)"
 _CONTROL = """, control AS MATERIALIZED (
-    SELECT exposed.unit, exposed.user_id, exposed.exposed_at, {group} AS split_with
+    SELECT {key} AS unit, exposed.user_id, exposed.exposed_at, {split_with} AS split_with, {of_group} AS of_group
     FROM exposed{join} WHERE exposed.variant_id = CAST(:control_id AS bigint)
 )"""
-_ALONE = "exposed.unit"
-# Who has no such value is alone. Groups have numbers below 0, so that none is a user's.
-_TOGETHER = (
-    "CASE WHEN holding.context ->> CAST(:split_by AS text) IS NULL THEN exposed.unit"
-    " ELSE -dense_rank() OVER (ORDER BY holding.context ->> CAST(:split_by AS text)) END"
-)
+_USER_KEY = _KEY.format(text="exposed.user_id")
+# Who has no such value is alone. No user's name begins as a group's key does but by chance.
+_GROUP = "holding.context ->> CAST(:split_by AS text)"
+_GROUP_KEY = _KEY.format(text=f"'group ' || ({_GROUP})")
+_TOGETHER = f"CASE WHEN {_GROUP} IS NULL THEN {_USER_KEY} ELSE {_GROUP_KEY} END"
 _JOIN_CONTEXT = """ LEFT JOIN assignments AS holding
       ON holding.experiment_id = CAST(:experiment_id AS bigint) AND holding.user_id = exposed.user_id"""
 _EVERY_USER_AN_ARM = "WITH exposed AS MATERIALIZED (SELECT unit, user_id, unit AS variant_id, exposed_at FROM control)"
 _LINES = f"""
-SELECT {USER} AS about, 0 AS metric, unit, CAST(split_with AS numeric) AS first, 0 AS second, 0 AS third FROM control
+SELECT {USER} AS about, 0 AS metric, unit AS key, split_with AS other, CAST(of_group AS numeric) AS first, 0 AS second
+FROM control
 UNION ALL
-SELECT CASE kind WHEN 'day' THEN {NUMBERS} ELSE {EXPONENT} END, metric, variant_id,
-    CASE kind WHEN 'day' THEN n2 ELSE position END, CASE kind WHEN 'day' THEN coalesce(n4, 0) ELSE n1 END, 0
-FROM ({{measured}}) AS seen WHERE kind IN ('day', 'exponent')"""  # noqa: S608  # Made of constants.
+SELECT CASE kind WHEN 'day' THEN {NUMBERS} WHEN 'exponent' THEN {EXPONENT} ELSE {COVARIATE} END, metric,
+    CASE kind WHEN 'exponent' THEN position ELSE variant_id END, 0,
+    CASE kind WHEN 'day' THEN n2 ELSE n1 END, CASE kind WHEN 'day' THEN coalesce(n4, 0) ELSE 0 END
+FROM ({{measured}}) AS seen WHERE kind IN ('day', 'exponent', 'covariate')"""
+_VALUES = f"""
+SELECT {VALUE} AS about, metric, variant_id AS key, 0 AS other, value AS first, 0 AS second
+FROM ({{measured}}) AS seen"""
+
+_COLD_KEY = "reinterpretAsInt64(reverse(substring(MD5({text}), 1, 8)))"
+_COLD_CONTROL = """, control AS (
+    SELECT {key} AS unit, exposed.user_id AS user_id, exposed.exposed_at AS exposed_at, {split_with} AS split_with,
+        {of_group} AS of_group
+    FROM exposed{join} WHERE exposed.variant_id = {{control_id:Int64}}
+)"""
+_COLD_USER_KEY = _COLD_KEY.format(text="exposed.user_id")
+_COLD_OF_GROUP = "JSONType(holding.context, {split_by:String}) != 'Null'"
+_COLD_GROUP = (
+    "if(JSONType(holding.context, {split_by:String}) = 'String', JSONExtractString(holding.context, {split_by:String}),"
+    " JSONExtractRaw(holding.context, {split_by:String}))"
+)
+_COLD_GROUP_KEY = _COLD_KEY.format(text=f"concat('group ', {_COLD_GROUP})")
+_COLD_TOGETHER = f"if({_COLD_OF_GROUP}, {_COLD_GROUP_KEY}, {_COLD_USER_KEY})"
+_COLD_JOIN_CONTEXT = (
+    """ LEFT JOIN (SELECT user_id, context FROM stored) AS holding ON holding.user_id = exposed.user_id"""
+)
+_COLD_EVERY_USER_AN_ARM = "WITH exposed AS (SELECT user_id, unit AS variant_id, exposed_at FROM control)"
+# Of very many users some at a time, so that no answer is larger than this process can hold for a moment. What is found
+# is cut, not who is looked at: units and the quantile at which totals are cut are of all of them.
+_COLD_PART = " WHERE bitAnd({key}, {{parts:Int64}} - 1) = {{part:Int64}}"
+# Few large rows: lines that come one by one would keep the process busy with each of them.
+_COLD_TEXT = "arrayStringConcat(groupArray(line), '\\n') AS lines"
+_COLD_SPREAD = "GROUP BY bitAnd(bitShiftRight({key}, 32), 63)"
+_COLD_USERS = f"""
+SELECT {_COLD_TEXT} FROM (
+    SELECT unit, concat('{USER},0,', toString(unit), ',', toString(split_with), ',', toString(of_group), ',0') AS line
+    FROM control{_COLD_PART.format(key="unit")}
+) {_COLD_SPREAD.format(key="unit")}"""
+_COLD_NUMBERS = f"""
+SELECT {_COLD_TEXT}{{exponents}} FROM (
+    SELECT variant_id, arrayJoin([{{lines}}]) AS line{{own_exponents}} FROM ({{measured}}) AS seen{{part}}
+) WHERE line != '' {_COLD_SPREAD.format(key="variant_id")}"""
+_COLD_VALUES = f"""
+SELECT {_COLD_TEXT} FROM (
+    SELECT variant_id, concat('{VALUE},{{metric}},', toString(variant_id), ',0,', toString(value), ',0') AS line
+    FROM ({{measured}}) AS seen{{part}}
+) {_COLD_SPREAD.format(key="variant_id")}"""
+_SIDES = "xyz"
 
 
-def user_lines(
-    subject: Subject,
-    question: Question,
-    control_id: int,
-    recipes: Mapping[str, Recipe],
-    *,
-    split_by: str | None,
-) -> tuple[str, Mapping[str, Any]]:
-    """Return the statement whose lines `reading` understands."""
-    who, parameters = exposed_in_postgres(subject, question)
-    asked = Asked(project_id=subject.project_id, experiment_id=subject.experiment_id)
-    measured, own = measuring(compiled(recipes), asked, Exposed(_EVERY_USER_AN_ARM, {}))
-    control = _CONTROL.format(
-        group=_ALONE if split_by is None else _TOGETHER, join="" if split_by is None else _JOIN_CONTEXT
-    )
-    extra: dict[str, Any] = {"control_id": control_id}
+def in_postgres(
+    subject: Subject, control_id: int, recipes: Mapping[str, Recipe], *, split_by: str | None
+) -> Iterator[Statement]:
+    """Yield the statements whose rows are lines: of users and their numbers, and of the values of quantiles."""
+    who, parameters = exposed_in_postgres(subject, Question())
+    extra: dict[str, Any] = {**parameters, "control_id": control_id}
+    control = _CONTROL.format(key=_USER_KEY, split_with=_USER_KEY, of_group="0", join="")
     if split_by is not None:
         extra["split_by"] = split_by
-    return who + control + _LINES.format(measured=measured), {**parameters, **own, **extra}
+        of_group = f"CAST({_GROUP} IS NOT NULL AS int)"
+        control = _CONTROL.format(key=_USER_KEY, split_with=_TOGETHER, of_group=of_group, join=_JOIN_CONTEXT)
+    numbers, values = _parts(compiled(recipes))
+    every = Exposed(_EVERY_USER_AN_ARM, {})
+    measured, own = hot_statement.measuring(numbers, _asked(subject), every)
+    yield who + control + _LINES.format(measured=measured), {**own, **extra}
+    if values.measures:
+        measured, own = hot_statement.valuing(values, _asked(subject), every)
+        yield who + control + _VALUES.format(measured=measured), {**own, **extra}
+
+
+class InClickHouse:
+    """The statements about the history below a watermark; of very many users some at a time, `parts` in all."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        control_id: int,
+        recipes: Mapping[str, Recipe],
+        watermark: datetime,
+        *,
+        split_by: str | None,
+    ) -> None:
+        self._subject = subject
+        self._plan = compiled(recipes)
+        who, parameters = exposed_in_clickhouse(subject, Question(), watermark, with_tail=False)
+        self._parameters: dict[str, Any] = {**parameters, "control_id": control_id}
+        control = _COLD_CONTROL.format(key=_COLD_USER_KEY, split_with=_COLD_USER_KEY, of_group="0", join="")
+        if split_by is not None:
+            self._parameters["split_by"] = split_by
+            control = _COLD_CONTROL.format(
+                key=_COLD_USER_KEY,
+                split_with=_COLD_TOGETHER,
+                of_group=f"toUInt8({_COLD_OF_GROUP})",
+                join=_COLD_JOIN_CONTEXT,
+            )
+        self._who = who + control
+
+    def counting(self) -> Statement:
+        """Return the statement for the number of users."""
+        return f"{self._who}\nSELECT count() AS users FROM control", self._parameters
+
+    def users(self, part: int, parts: int) -> Statement:
+        """Return the statement for the users' lines: rows of `lines`."""
+        return self._who + _COLD_USERS, self._of_part(part, parts)
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        return self._plan.measures
+
+    def numbers(self, measure: Measure, part: int, parts: int) -> Statement:
+        """Return the statement for the lines of one metric's numbers or values.
+
+        Its rows have `lines` and, for each side whose unit ClickHouse chose, an exponent named like the side.
+        """
+        plan, asked = self._plan.only([measure.index]), _asked(self._subject)
+        every, of_part = Exposed(_COLD_EVERY_USER_AN_ARM, {}), _COLD_PART.format(key="variant_id")
+        if measure.quantile is not None:
+            measured, own = cold_values.valuing(plan, asked, every)
+            sql = _COLD_VALUES.format(metric=measure.index, measured=measured, part=of_part)
+        else:
+            measured, own = cold_statement.measuring(plan, asked, every, with_tail=False)
+            sql = _COLD_NUMBERS.format(
+                lines=", ".join(_cold_lines(measure)),
+                exponents="".join(f", any({side}) AS {side}" for side in measure.scaled),
+                own_exponents="".join(f", {side}{measure.index}_exponent AS {side}" for side in measure.scaled),
+                measured=measured,
+                part=of_part,
+            )
+        return self._who + sql, {**own, **self._of_part(part, parts)}
+
+    def _of_part(self, part: int, parts: int) -> dict[str, Any]:
+        return {**self._parameters, "part": part, "parts": parts}
+
+
+def exponent_line(measure: Measure, side: str, exponent: int) -> str:
+    """Return the line that says which unit ClickHouse chose for a side."""
+    return f"{EXPONENT},{measure.index},{_SIDES.index(side)},0,{exponent},0"
+
+
+def _cold_lines(measure: Measure) -> Iterator[str]:
+    """Return what a user's lines are, '' for those that would say 0."""
+    i = measure.index
+    y = f"m{i}_y[1]" if measure.has_denominator else "0"
+    yield (
+        f"if(m{i}_x[1] = 0 AND {y} = 0, '', concat('{NUMBERS},{i},', toString(variant_id), ',0,',"
+        f" toString(m{i}_x[1]), ',', toString({y})))"
+    )
+    if measure.covariate is not None:
+        yield (
+            f"if(m{i}_z[1] = 0, '', concat('{COVARIATE},{i},', toString(variant_id), ',0,', toString(m{i}_z[1]), ',0'))"
+        )
+
+
+def _parts(plan: Plan) -> tuple[Plan, Plan]:
+    """Return the measures that are sums over users, and those that look at values."""
+    values = {measure.index for measure in plan.measures if measure.quantile is not None}
+    return plan.only({measure.index for measure in plan.measures} - values), plan.only(values)
+
+
+def _asked(subject: Subject) -> Asked:
+    return Asked(project_id=subject.project_id, experiment_id=subject.experiment_id)

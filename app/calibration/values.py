@@ -5,16 +5,21 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
+from app.results.values import Source
+from app.results.words import NO_COVARIATE
+
 # Enough to tell 5 % from 4 %, and not more than a minute or two of one processor.
 FEWEST_RESPLITS, MOST_RESPLITS = 100, 10_000
 DEFAULT_RESPLITS = 1000
 DEFAULT_ALPHA = 0.05
 MOST_METRICS = 20
-# Users times metrics: about a gigabyte while they are read, and a third of that afterwards.
+# Users times metrics, and values of quantiles: about a gigabyte while they are read, and a third of that afterwards.
 MOST_NUMBERS = 20_000_000
 # Halves of fewer users say nothing about a test.
 FEWEST_USERS = 20
 HISTOGRAM_BINS = 20
+# Neither store has what was before the exposures any more.
+COVARIATE_DROPPED = "COVARIATE_DROPPED"
 
 
 class Status(StrEnum):
@@ -30,7 +35,7 @@ class Wanted:
     """What a caller wants calibrated. No metrics: those of the experiment.
 
     event_types: of the built-in metrics; none: all types. split_by: a name in the stored context; users with the same
-    value under it stay together.
+    value under it stay together. cuped_days: by how many days before the exposure the built-in metrics are adjusted.
     """
 
     resplits: int = DEFAULT_RESPLITS
@@ -39,14 +44,37 @@ class Wanted:
     alpha: float = DEFAULT_ALPHA
     event_types: tuple[str, ...] = ()
     split_by: str | None = None
+    cuped_days: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdjustedCalibration:
+    """The same of the comparison after CUPED, as of the metric itself (see `MetricCalibration`).
+
+    `variance_reduction_percent` is the mean over the resplits.
+    """
+
+    undefined: int
+    false_positives: int
+    false_positive_rate: float | None
+    false_positive_rate_ci_lower: float | None
+    false_positive_rate_ci_upper: float | None
+    lower: float | None
+    upper: float | None
+    inside: bool | None
+    variance_reduction_percent: float | None
+    null_reason: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricCalibration:
     """How often the test of one metric found an effect where there is none.
 
-    `lower` and `upper` are the bounds of the rate in which a test that keeps its level lies with 99 % probability.
-    What is undefined is null, and `null_reason` says why.
+    `lower` and `upper` are the bounds of the rate in which a test that keeps its level lies with 99 % probability, and
+    `false_positive_rate_ci_lower`, `_upper` the 95 % interval of the rate that was found. What is undefined is null,
+    and `null_reason` says why.
+
+    What has a default was not told by earlier releases, whose results are kept.
     """
 
     metric: str
@@ -65,16 +93,24 @@ class MetricCalibration:
     p_value_histogram: tuple[int, ...]
     ks_p_value: float | None
     null_reason: str | None
+    false_positive_rate_ci_lower: float | None = None
+    false_positive_rate_ci_upper: float | None = None
+    adjusted: AdjustedCalibration | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationResult:
-    """What came out. `units` are what was split: users, or groups of them."""
+    """What came out. `units` are what was split: users, or groups of them.
+
+    `source` is the store that was read; of ClickHouse, `complete_until` is the ingestion time up to which it was.
+    """
 
     users: int
     units: int
     alpha: float
     metrics: tuple[MetricCalibration, ...]
+    source: Source = Source.HOT
+    complete_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,12 +132,16 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A metric whose users' numbers are read: its shape, and what a unit of its numerator is."""
+    """A metric whose users' numbers are read: its shape, and what a unit of its numerator and covariate is."""
 
     metric: str
     version: int | None
     shape: str
     unit: float
+    # Which quantile, as numerator and denominator; of quantiles alone.
+    quantile: tuple[int, int] | None = None
+    # Why nothing from before the exposure adjusts the metric; `None` where something does.
+    without_covariate: str | None = NO_COVARIATE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,3 +153,5 @@ class Job:
     alpha: float
     columns: tuple[Column, ...]
     split_by: str | None = None
+    source: Source = Source.HOT
+    complete_until: datetime | None = None

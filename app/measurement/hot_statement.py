@@ -127,6 +127,20 @@ GROUP BY ranked_{i}.variant_id"""
     return exposed.sql + "".join(ctes) + "\nUNION ALL".join(answers), builder.parameters()
 
 
+def valuing(plan: Plan, asked: Asked, exposed: Exposed) -> tuple[str, Mapping[str, Any]]:
+    """Return the statement with a row for each value of the plan's quantiles: `metric`, `variant_id`, `value`."""
+    builder = _Builder(plan, asked, exposed)
+    ctes, answers = list(builder.happened()), []
+    for measure in plan.measures:
+        number = builder.number(measure.numerator)
+        answers.append(
+            f"""
+SELECT {measure.index} AS metric, variant_id, {number} AS value FROM happened
+WHERE {builder.inside(measure, measure.stretch)} AND {number} IS NOT NULL"""
+        )
+    return exposed.sql + "".join(ctes) + "\nUNION ALL".join(answers), builder.parameters()
+
+
 class _Builder:
     """The parts that all metrics of a statement share."""
 

@@ -7,19 +7,27 @@ import numpy as np
 import pytest
 
 from app.calibration.reading import CannotCalibrate, read_users
+from app.calibration.resplits import UserNumbers, UserValues
 from app.calibration.values import FEWEST_USERS, Column, Job
 from app.calibration.worker import END, Incomplete, Said, pieces, work
 
 _COLUMNS = (
-    Column(metric="spend", version=1, shape="mean", unit=1.0),
+    Column(metric="spend", version=1, shape="mean", unit=1.0, without_covariate=None),
     Column(metric="per_order", version=1, shape="ratio", unit=0.5),
+    Column(metric="median", version=1, shape="quantile", unit=1.0, quantile=(1, 2)),
 )
 
 
 def _lines(users: int = FEWEST_USERS) -> bytes:
-    """Return users 10, 20, ... of whom the second spent 3 units of an eighth, and 4 units in 2 orders."""
+    """Return users 10, 20, ... of whom the second spent 3 units of an eighth, and 4 units in 2 orders.
+
+    Before their exposure the third spent 5 units of a quarter; the second has two values, the first and the fourth one.
+    """
     rows = [f"0,0,{10 * number},{10 * number},0,0" for number in range(users, 0, -1)]
-    rows += ["1,0,20,3,0,0", "2,0,0,0,3,0", "1,1,20,4,2,0"]
+    rows += ["1,0,20,0,3,0", "2,0,0,0,3,0", "1,1,20,0,4,2"]
+    rows += ["3,0,30,0,5,0", "2,0,2,0,2,0", "4,2,20,0,7.5,0", "4,2,40,0,-0,0", "4,2,20,0,1e-3,0", "4,2,10,0,9,0"]
+    # Somebody whom the statement for users did not know yet.
+    rows += ["1,0,25,0,8,0", "4,2,25,0,8,0", "4,2,100000,0,8,0"]
     return "".join(f"{row}\n" for row in rows).encode()
 
 
@@ -28,21 +36,43 @@ def test_read_users__however_cut__finds_everybodys_numbers(size: int) -> None:
     text = _lines()
     users = read_users(_COLUMNS, (text[start : start + size] for start in range(0, len(text), size)))
 
-    spend, per_order = users.numbers
+    spend, per_order, median = users.numbers
+    assert isinstance(spend, UserNumbers)
+    assert isinstance(per_order, UserNumbers)
+    assert isinstance(median, UserValues)
     expected = np.zeros(FEWEST_USERS)
     expected[1] = 3 / 8
     assert np.array_equal(spend.numerator, expected)
     assert not spend.denominator.any()
     assert (per_order.numerator[1], per_order.denominator[1]) == (2.0, 2.0)
+    covariate = np.zeros(FEWEST_USERS)
+    covariate[2] = 5 / 4
+    assert spend.covariate is not None
+    assert np.array_equal(spend.covariate, covariate)
+    assert per_order.covariate is None
+    assert (median.values.tolist(), median.users.tolist()) == ([0.0, 0.001, 7.5, 9.0], [3, 1, 1, 0])
+    assert not np.signbit(median.values[0])
     assert np.array_equal(users.units, np.arange(FEWEST_USERS))
     assert users.n_units == FEWEST_USERS
 
 
 def test_read_users__groups__are_counted_from_0() -> None:
-    text = b"".join(f"0,0,{number},{-(number % 3) - 1},0,0\n".encode() for number in range(30))
+    text = b"".join(f"0,0,{number},{-(number % 3) - 1},1,0\n".encode() for number in range(30))
     users = read_users(_COLUMNS[:1], [text])
     assert users.n_units == 3
     assert len(set(users.units[::3])) == 1
+
+
+def test_read_users__keys_of_64_bits__are_told_apart() -> None:
+    keys = [2**63 - 1 - number for number in range(30)] + [-(2**63)]
+    text = "".join(f"0,0,{key},{key},0,0\n" for key in keys) + f"1,0,{2**63 - 2},0,5,0\n"
+
+    users = read_users(_COLUMNS[:1], [text.encode()])
+
+    (spend,) = users.numbers
+    assert isinstance(spend, UserNumbers)
+    assert users.n_units == 31
+    assert np.flatnonzero(spend.numerator).tolist() == [29]
 
 
 def test_read_users__too_few__says_how_many() -> None:
@@ -80,7 +110,7 @@ def test_work__all_lines__ends_with_the_result() -> None:
     assert all(said.progress is not None for said in before)
     assert last.result is not None
     assert last.result.users == 200
-    assert [found.metric for found in last.result.metrics] == ["spend", "per_order"]
+    assert [found.metric for found in last.result.metrics] == ["spend", "per_order", "median"]
 
 
 def test_work__too_few_users__says_why() -> None:

@@ -1,22 +1,39 @@
 """Splitting and testing: a test that keeps its level is found to, and one that does not is found out."""
 
 import itertools
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from app.calibration.resplits import Indexes, Numbers, UserNumbers, Users, bounds, calibrate, histogram, uniformity
+from app.calibration.resplits import (
+    Indexes,
+    Numbers,
+    UserNumbers,
+    Users,
+    UserValues,
+    bounds,
+    calibrate,
+    halved,
+    histogram,
+    uniformity,
+)
 from app.calibration.values import HISTOGRAM_BINS, CalibrationResult, Column, Job, MetricCalibration
 from app.results.contrasts import contrast
 from app.results.measured import Measured, MeasuredArm
+from app.stats.quantiles import quantile_ranks
 from app.stats.samples import MeanSample, Proportion, RatioSample
 
 _ONE_BY_ONE: dict[str, Any] = {"version": None, "unit": 1.0}
 _RATE = Column(metric="rate", shape="rate", **_ONE_BY_ONE)
 _MEAN = Column(metric="mean", shape="mean", **_ONE_BY_ONE)
 _RATIO = Column(metric="ratio", shape="ratio", **_ONE_BY_ONE)
+_ADJUSTED = Column(metric="adjusted", shape="mean", without_covariate=None, **_ONE_BY_ONE)
+_ADJUSTED_RATE = Column(metric="adjusted_rate", shape="rate", without_covariate=None, **_ONE_BY_ONE)
+_MEDIAN = Column(metric="median", shape="quantile", quantile=(1, 2), **_ONE_BY_ONE)
+_P95 = Column(metric="p95", shape="quantile", quantile=(19, 20), **_ONE_BY_ONE)
 
 
 def _job(*columns: Column, resplits: int = 1000, seed: int = 1, alpha: float = 0.05) -> Job:
@@ -155,3 +172,112 @@ def test_uniformity__p_values__is_close_to_the_exact_test() -> None:
     for sample in (random.random(200), random.random(1000) ** 1.1, random.random(100) ** 2):
         exact = stats.kstest(sample, "uniform").pvalue
         assert uniformity(sample.tolist()) == pytest.approx(exact, abs=0.01)
+
+
+def _adjusted_users(n: int, rho: float) -> Users:
+    """Return a value and a rate with the number from before, which correlates with the value by rho."""
+    random = np.random.default_rng(2)
+    before, noise = random.standard_normal((2, n))
+    after = rho * before + np.sqrt(1 - rho**2) * noise
+    bought = (after > 1).astype(float)
+    had_bought = (before > 1).astype(float)
+    nothing = np.zeros(n)
+    return Users([UserNumbers(after + 5, nothing, before), UserNumbers(bought, nothing, had_bought)], np.arange(n))
+
+
+def test_calibrate__covariates__the_adjusted_test_keeps_its_level_with_less_variance() -> None:
+    result = calibrate(_job(_ADJUSTED, _ADJUSTED_RATE), _adjusted_users(3000, 0.8))
+
+    for found in result.metrics:
+        assert found.inside, found
+        assert found.adjusted is not None
+        assert (found.adjusted.undefined, found.adjusted.null_reason) == (0, None)
+        assert found.adjusted.inside, found.adjusted
+        assert found.adjusted.false_positive_rate == found.adjusted.false_positives / 1000
+        low, high = found.adjusted.false_positive_rate_ci_lower, found.adjusted.false_positive_rate_ci_upper
+        assert low is not None
+        assert high is not None
+        assert low < found.adjusted.false_positive_rate < high
+    value = _by_metric(result)["adjusted"].adjusted
+    assert value is not None
+    assert value.variance_reduction_percent == pytest.approx(64, abs=4)
+    # The two tests are of the same splits, and not the same test.
+    assert _by_metric(result)["adjusted"].false_positives != value.false_positives
+
+
+def test_calibrate__no_covariate__the_adjusted_test_says_so() -> None:
+    dropped = Column(metric="dropped", shape="mean", without_covariate="COVARIATE_DROPPED", **_ONE_BY_ONE)
+    revenue = _population(200)[1]
+
+    for found, reason in zip(
+        calibrate(_job(_MEAN, dropped, resplits=100), _users(revenue, revenue)).metrics,
+        ("NO_COVARIATE", "COVARIATE_DROPPED"),
+        strict=True,
+    ):
+        assert found.adjusted is not None
+        assert (found.adjusted.undefined, found.adjusted.null_reason) == (100, reason)
+        assert (found.adjusted.false_positive_rate, found.adjusted.variance_reduction_percent) == (None, None)
+
+
+def _several_values(n: int) -> tuple[Numbers, Indexes]:
+    """Return values of which each user has none to six that are alike, ascending, with their users."""
+    random = np.random.default_rng(6)
+    users = np.repeat(np.arange(n), random.integers(0, 7, n))
+    values = random.standard_normal(n)[users] + random.standard_normal(len(users))
+    order = np.argsort(values)
+    return values[order], users[order]
+
+
+def test_calibrate__quantiles__keep_their_level_with_users_as_clusters() -> None:
+    values = UserValues(*_several_values(3000))
+
+    result = calibrate(_job(_MEDIAN, _P95, resplits=500), Users([values, values], np.arange(3000)))
+
+    for found in result.metrics:
+        assert found.undefined == 0
+        assert found.false_positive_rate is not None
+        assert found.upper is not None
+        # Their standard errors are of outer intervals, a little too wide.
+        assert found.false_positive_rate <= found.upper
+        assert found.adjusted is not None
+        assert found.adjusted.null_reason == "NO_COVARIATE"
+    assert _by_metric(result)["median"].value == pytest.approx(float(np.median(values.values)))
+    assert _by_metric(result)["p95"].value == pytest.approx(float(np.quantile(values.values, 0.95)))
+
+
+def test_halved__some_users__is_the_quantile_of_their_values_alone() -> None:
+    values, owners = _several_values(400)
+    sizes = np.bincount(owners, minlength=400).astype(float)
+    kept = np.random.default_rng(1).random(400) < 0.4
+
+    found = halved(values, owners, sizes, kept, Fraction(9, 10), 0.95)
+
+    own, of_user = values[kept[owners]], owners[kept[owners]]
+    assert found.n == kept.sum()
+    assert found.value is not None
+    assert float(found.value) == pytest.approx(float(np.quantile(own, 0.9)))
+    low = np.sort(own)[int(0.9 * (len(own) - 1))]
+    below = np.bincount(of_user[own <= low], minlength=400)
+    each = np.bincount(of_user, minlength=400)
+    ranks = quantile_ranks(
+        Fraction(9, 10),
+        users=int((each > 0).sum()),
+        values=len(own),
+        below=int(below.sum()),
+        below_squares=int(below @ below),
+        value_squares=int(each @ each),
+        products=int(below @ each),
+    )
+    assert ranks.lower is not None
+    assert ranks.upper is not None
+    length = np.sort(own)[ranks.upper - 1] - np.sort(own)[ranks.lower - 1]
+    assert found.variance is not None
+    assert float(found.variance) ** 0.5 == pytest.approx(length / (2 * stats.norm.isf(0.025)))
+
+
+def test_calibrate__nobody_has_a_value__is_undefined_and_says_why() -> None:
+    nothing = UserValues(np.zeros(0), np.zeros(0, dtype=np.int64))
+
+    (found,) = calibrate(_job(_MEDIAN, resplits=100), Users([nothing], np.arange(50))).metrics
+
+    assert (found.undefined, found.value, found.null_reason) == (100, None, "NO_VALUES")

@@ -1,0 +1,259 @@
+"""The control's users as PostgreSQL and as ClickHouse know them: the same numbers, the same splits, the same result."""
+
+import random
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+
+import msgspec
+import numpy as np
+import pytest
+from sqlalchemy import text
+
+from app.calibration.choosing import Chosen, chosen
+from app.calibration.drawing import Drawing, Route, Watermark
+from app.calibration.reading import read_users
+from app.calibration.resplits import UserNumbers, Users, UserValues, calibrate
+from app.calibration.values import COVARIATE_DROPPED, CalibrationResult, Job, Wanted
+from app.core.clickhouse import ClickHouse
+from app.core.db import Database
+from app.experiments.values import Experiment
+from app.measurement.stores import measure_hot
+from app.measurement.values import Asked, Exposed
+from app.metrics.values import Direction, Kind, Metric, Recipe, Selection, ValueSource
+from app.results.errors import HistoryDropped, NoSourceAvailable
+from app.results.exposed_hot import exposed_in_postgres
+from app.results.values import Question, Source, Subject
+from tests.integration.results.services import BrokenClickHouse
+from tests.integration.results.world import FAR, Assigned, Happened, History, Overridden, World
+
+_T0 = datetime(2026, 3, 1, tzinfo=UTC)
+_LONG_AGO = datetime(2025, 1, 1, tzinfo=UTC)
+_HOUR = timedelta(hours=1)
+_BUYING, _VIEWING = Selection(("buy",)), Selection(("view",))
+_PRICE = Selection(("buy",), source=ValueSource.PROPERTY, property="price")
+_RECIPES: Mapping[str, Recipe] = {
+    "buyers": Recipe(kind=Kind.CONVERSION, selections=(_BUYING,), covariate_days=7),
+    "half_buyers": Recipe(kind=Kind.CONVERSION, selections=(_BUYING,), cap=0.5),
+    "orders": Recipe(kind=Kind.COUNT, selections=(_BUYING,), covariate_days=7),
+    "spend": Recipe(kind=Kind.SUM, selections=(_BUYING,), covariate_days=7),
+    "capped": Recipe(kind=Kind.SUM, selections=(_BUYING,), cap=30.25, covariate_days=3),
+    "winsorized": Recipe(kind=Kind.SUM, selections=(_PRICE,), winsorize=0.9, covariate_days=7),
+    "per_order": Recipe(kind=Kind.MEAN, selections=(_BUYING,)),
+    "orders_by_views": Recipe(
+        kind=Kind.RATIO, selections=(replace(_BUYING, source=ValueSource.ONE),), denominator=_VIEWING
+    ),
+    "median": Recipe(kind=Kind.QUANTILE, selections=(_BUYING,), quantile=0.5),
+    "price_p90": Recipe(kind=Kind.QUANTILE, selections=(_PRICE,), quantile=0.9),
+    "came_back": Recipe(kind=Kind.RETENTION, selections=(_VIEWING,), first_day=1, last_day=2),
+    "funnel": Recipe(kind=Kind.FUNNEL, selections=(_VIEWING, _BUYING)),
+    "first_view": Recipe(kind=Kind.TIME_TO_FIRST, selections=(_VIEWING,)),
+}
+
+
+def _metrics(recipes: Mapping[str, Recipe]) -> list[Metric]:
+    common = {"project_id": 1, "version": 1, "name": "", "description": None, "direction": Direction.UP, "unit": None}
+    return [Metric(id=9, key=key, recipe=recipe, **common) for key, recipe in recipes.items()]  # type: ignore[arg-type]  # Fields of several types.
+
+
+_CHOSEN = chosen(_metrics(_RECIPES), Wanted())
+
+
+async def _watermark() -> datetime | None:
+    return FAR
+
+
+@pytest.fixture(scope="module")
+async def shop(world: World) -> Experiment:
+    """150 users of the control, in households, who buy and look; some of them already did before."""
+    experiment = await world.experiment(["90", "10"])
+    chance = random.Random(4)
+    users = [f"user {number} é" for number in range(170)]
+    assigned = [
+        Assigned(
+            user,
+            0 if number < 150 else 1,
+            _T0 + chance.randrange(48) * _HOUR,
+            _T0,
+            {"home": number // 3} if number % 10 else {"home": None},
+        )
+        for number, user in enumerate(users)
+    ]
+    events = [
+        Happened(
+            one.user_id,
+            chance.choice(["buy", "view"]),
+            at := one.at + chance.randrange(-200, 100) * _HOUR,
+            at,
+            chance.choice([None, round(chance.lognormvariate(2, 1), 2), -1.5, 1e-300]),
+            properties=chance.choice([None, {"price": round(chance.uniform(0, 90), 3)}, {"price": "9"}]),
+        )
+        for one in assigned
+        for _ in range(chance.choice([0, 1, 3, 9]))
+    ]
+    # The last one is forced into the control, and does not count.
+    forced = Overridden(users[-1], 0, _T0, _T0)
+    history = History(assigned, [forced], events)
+    await world.store_hot(experiment, history)
+    await world.store_cold(experiment, replace(history, events=events[::-1]))
+    # Some are delivered again, later.
+    await world.store_cold(experiment, History(events=events[:40]))
+    return experiment
+
+
+def _drawing(world: World, *, clickhouse: ClickHouse | None = None, watermark: Watermark = _watermark) -> Drawing:
+    return Drawing(database=world.database, clickhouse=clickhouse or world.clickhouse, watermark=watermark)
+
+
+async def _drawn(
+    world: World, experiment: Experiment, source: Source, *, wanted: Chosen = _CHOSEN, split_by: str | None = None
+) -> Users:
+    pieces: list[bytes] = []
+
+    async def write(piece: bytes) -> None:
+        pieces.append(piece)
+
+    route = Route(source, FAR if source is Source.COLD else None, wanted)
+    await _drawing(world).draw(experiment, route, split_by, write)
+    return read_users(wanted.columns, pieces, split_by=split_by)
+
+
+def _calibrated(users: Users) -> CalibrationResult:
+    return calibrate(Job(resplits=100, seed=5, alpha=0.1, columns=_CHOSEN.columns), users)
+
+
+@pytest.mark.parametrize("split_by", [None, "home"])
+async def test_draw__either_store__gives_the_same_users_numbers_and_splits(
+    world: World, shop: Experiment, split_by: str | None
+) -> None:
+    hot = await _drawn(world, shop, Source.HOT, split_by=split_by)
+    cold = await _drawn(world, shop, Source.COLD, split_by=split_by)
+
+    assert len(hot.units) == 150
+    # Everybody without a home is alone, and nobody else.
+    assert hot.n_units == (150 if split_by is None else 50 + 15)
+    for key, from_hot, from_cold in zip(_RECIPES, hot.numbers, cold.numbers, strict=True):
+        match from_hot, from_cold:
+            case UserNumbers(x, y, z), UserNumbers(u, v, w):
+                assert np.array_equal(x, u), key
+                assert np.array_equal(y, v), key
+                assert (z is None) == (w is None) == (_RECIPES[key].covariate_days is None)
+                assert z is None or w is None or np.array_equal(z, w), key
+                assert x.any()
+                assert z is None or z.any()
+            case UserValues(), UserValues():
+                # Values that are alike may be in any order.
+                assert sorted(zip(from_hot.values, from_hot.users, strict=True)) == sorted(
+                    zip(from_cold.values, from_cold.users, strict=True)
+                ), key
+    if split_by is None:
+        assert np.array_equal(hot.units, cold.units)
+        assert _calibrated(hot) == _calibrated(cold)
+    else:
+        assert len(np.unique(np.column_stack([hot.units, cold.units]), axis=0)) == hot.n_units
+
+
+async def test_draw__every_kind__adds_up_to_what_results_measure(world: World, shop: Experiment) -> None:
+    recipes = {key: recipe for key, recipe in _RECIPES.items() if recipe.winsorize is None}
+    subject = Subject.of(shop)
+    asked = Asked(project_id=shop.project_id, experiment_id=shop.id)
+    async with world.database.read() as connection:
+        await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+        exposed = Exposed(*exposed_in_postgres(subject, Question()))
+        measured = await measure_hot(connection, recipes, asked, exposed)
+
+    users = await _drawn(world, shop, Source.COLD)
+    found = {one.metric: one for one in _calibrated(users).metrics}
+
+    for key in recipes:
+        arm = measured.of(key, shop.control.id)
+        numbers = users.numbers[list(_RECIPES).index(key)]
+        if isinstance(numbers, UserValues):
+            assert arm.quantile is not None
+            assert len(numbers.values) == arm.quantile.counts.values
+            assert found[key].value == pytest.approx(float(arm.quantile.value), rel=1e-12)
+            continue
+        assert len(users.units) == arm.sums.n
+        assert numbers.numerator.sum() == pytest.approx(float(arm.sums.numerator), rel=1e-12)
+        assert numbers.denominator.sum() == pytest.approx(float(arm.sums.denominator), rel=1e-12)
+        if numbers.covariate is not None:
+            assert numbers.covariate @ numbers.numerator == pytest.approx(float(arm.sums.covariate_products), rel=1e-12)
+        per = arm.sums.denominator or Fraction(arm.sums.n)
+        assert found[key].value == pytest.approx(float(arm.sums.numerator / per), rel=1e-12)
+
+
+async def test_draw__very_many_users__come_in_parts(
+    world: World, shop: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _calibrated(await _drawn(world, shop, Source.COLD))
+    monkeypatch.setattr("app.calibration.drawing._USERS_AT_ONCE", 40)
+
+    assert _calibrated(await _drawn(world, shop, Source.COLD)) == whole
+
+
+@pytest.fixture
+async def given_up(world: World) -> AsyncIterator[Experiment]:
+    """An experiment of which PostgreSQL has dropped events."""
+    experiment = await world.experiment()
+    await world.store(experiment, History([Assigned("a", 0, _LONG_AGO, _LONG_AGO)]))
+    async with world.database.begin() as connection:
+        await connection.execute(
+            text("INSERT INTO dropped_partitions (name, upper_bound, row_count) VALUES ('of-a-test', :until, 1)"),
+            {"until": _LONG_AGO + timedelta(days=1)},
+        )
+    yield experiment
+    async with world.database.begin() as connection:
+        await connection.execute(text("DELETE FROM dropped_partitions WHERE name = 'of-a-test'"))
+
+
+async def test_route__postgresql_has_everything__is_postgresql(world: World, shop: Experiment) -> None:
+    assert await _drawing(world).route(shop, _CHOSEN) == Route(Source.HOT, None, _CHOSEN)
+
+
+async def test_route__postgresql_dropped_events__is_the_history_below_the_watermark(
+    world: World, given_up: Experiment, shop: Experiment
+) -> None:
+    assert await _drawing(world).route(given_up, _CHOSEN) == Route(Source.COLD, FAR, _CHOSEN)
+    assert (await _drawing(world).route(shop, _CHOSEN)).source is Source.HOT
+
+
+async def test_route__history_cannot_stand_in__says_so(world: World, given_up: Experiment) -> None:
+    async def none() -> datetime | None:
+        return None
+
+    with pytest.raises(NoSourceAvailable, match="EVENTS_RETENTION_DAYS"):
+        await _drawing(world, clickhouse=BrokenClickHouse()).route(given_up, _CHOSEN)
+    with pytest.raises(NoSourceAvailable, match="EVENTS_RETENTION_DAYS"):
+        await _drawing(world, watermark=none).route(given_up, _CHOSEN)
+
+
+async def test_route__only_what_was_before_is_gone__leaves_the_covariates_out(
+    world: World, given_up: Experiment, database: Database
+) -> None:
+    # Both stores have given up what was before the exposures, and nothing since.
+    before = _LONG_AGO - timedelta(days=2)
+    async with database.begin() as connection:
+        await connection.execute(
+            text("UPDATE dropped_partitions SET upper_bound = :until WHERE name = 'of-a-test'"), {"until": before}
+        )
+    await _give_up(world, before)
+
+    route = await _drawing(world).route(given_up, _CHOSEN)
+
+    assert route.source is Source.HOT
+    assert all(recipe.covariate_days is None for recipe in route.chosen.recipes.values())
+    by_metric = {column.metric: column.without_covariate for column in route.chosen.columns}
+    assert (by_metric["spend"], by_metric["per_order"]) == (COVARIATE_DROPPED, "NO_COVARIATE")
+
+
+async def test_route__both_dropped_events__is_an_error(world: World, given_up: Experiment) -> None:
+    await _give_up(world, _LONG_AGO + timedelta(days=1))
+
+    with pytest.raises(HistoryDropped, match="Neither"):
+        await _drawing(world).route(given_up, _CHOSEN)
+
+
+async def _give_up(world: World, before: datetime) -> None:
+    record = {"ingested_before": before, "decided_at": before}
+    await world.clickhouse.insert_json("dropped_history", [msgspec.json.encode(record)])
