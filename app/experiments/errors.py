@@ -2,24 +2,20 @@
 
 from collections.abc import Sequence
 
-from app.core.errors import Conflict, NotFound
+from app.core.errors import Conflict, KeyTaken, NotFound, ReferenceNotFound
 from app.experiments.lifecycle import Move, Refusal, Status
 
 
-class ExperimentNotFound(NotFound):
+class ExperimentNotFound(ReferenceNotFound):
     slug = "experiment-not-found"
     title = "No such experiment"
-
-    def __init__(self, reference: str) -> None:
-        super().__init__(f"No experiment has the id or key {reference[:80]!r} in this project.")
+    noun = "experiment"
 
 
-class ExperimentKeyTaken(Conflict):
+class ExperimentKeyTaken(KeyTaken):
     slug = "experiment-key-taken"
     title = "An experiment with this key exists"
-
-    def __init__(self, key: str) -> None:
-        super().__init__(f"key: an experiment with the key {key!r} exists in this project; choose another.")
+    noun = "an experiment"
 
 
 class MoveNotAllowed(Conflict):

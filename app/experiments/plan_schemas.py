@@ -14,8 +14,9 @@ from pydantic import (
 )
 
 from app.core.names import Key
-from app.core.text import refuse_control_characters_but_line_breaks
+from app.core.text import refuse_blank, refuse_control_characters_but_line_breaks
 from app.experiments.analysis_plan import MAX_METRICS, AnalysisPlan, PlannedMetric, Seal, Spending, StoppingRule
+from app.experiments.examples import ATTACHED_METRIC
 from app.experiments.sealing import PlanAccount, read_document
 from app.metrics.builtin import BUILT_IN_ID
 from app.metrics.documents import recipe_document
@@ -27,7 +28,10 @@ MAX_LOOKS = 50
 MAX_SAMPLE_SIZE = 10**12
 
 Hypothesis = Annotated[
-    str, StringConstraints(min_length=1, max_length=10_000), AfterValidator(refuse_control_characters_but_line_breaks)
+    str,
+    StringConstraints(min_length=1, max_length=10_000),
+    AfterValidator(refuse_control_characters_but_line_breaks),
+    AfterValidator(refuse_blank),
 ]
 Version = Annotated[WholeNumber, Field(ge=1, le=2**31 - 1)]
 
@@ -169,11 +173,16 @@ class PlanOut(BaseModel):
 
 
 class AttachedMetricOut(BaseModel):
-    """A metric of an experiment in the version that its results use."""
+    """A metric of an experiment in the version that its results use.
+
+    `metric_id` and `version` are null for a metric that needs no set-up, as in results.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"examples": [ATTACHED_METRIC]})
 
     metric: str
     metric_id: int | None
-    version: int
+    version: int | None
     name: str
     role: Role
     margin: float | None
@@ -185,10 +194,11 @@ class AttachedMetricOut(BaseModel):
     @classmethod
     def of(cls, attached: AttachedMetric) -> Self:
         metric = attached.metric
+        is_stored = metric.id != BUILT_IN_ID
         return cls(
             metric=metric.key,
-            metric_id=None if metric.id == BUILT_IN_ID else metric.id,
-            version=metric.version,
+            metric_id=metric.id if is_stored else None,
+            version=metric.version if is_stored else None,
             name=metric.name,
             role=attached.role,
             margin=attached.margin,
@@ -200,6 +210,8 @@ class AttachedMetricOut(BaseModel):
 
 
 class AttachedMetricsOut(BaseModel):
+    """All metrics of an experiment."""
+
     items: list[AttachedMetricOut]
 
 

@@ -4,7 +4,7 @@ Each function acts in the caller's transaction, which has taken the next epoch o
 changes or goes meanwhile.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -26,27 +26,36 @@ async def write_metrics(
     """Give a draft these metrics and no others.
 
     Raises:
-        Invalid: one is unknown, cannot be compared between variants, or has no such version.
+        Invalid: one is unknown, archived, cannot be compared between variants, or has no such version.
     """
     fields = [f"plan.metrics.{index}." for index in range(len(planned))]
-    attachments = await looked_up(connection, project_id, planned, fields)
-    await AttachmentRepository(connection).replace(experiment_id, attachments)
+    repository = AttachmentRepository(connection)
+    # A plan is set as a whole: what is in it already may stay, also when it is archived by now.
+    had = {item.planned.metric for item in (await repository.of([experiment_id]))[experiment_id]}
+    await repository.replace(experiment_id, await looked_up(connection, project_id, planned, fields, had))
 
 
 async def looked_up(
-    connection: AsyncConnection, project_id: int, planned: Sequence[PlannedMetric], fields: Sequence[str]
+    connection: AsyncConnection,
+    project_id: int,
+    planned: Sequence[PlannedMetric],
+    fields: Sequence[str],
+    had: Collection[str] = (),
 ) -> list[NewAttachment]:
     """Find the planned metrics; `fields` says for each how its fields are called in a refusal.
 
+    had: the keys of metrics that the experiment has anyway, which may be archived.
+
     Raises:
-        Invalid: one is unknown, cannot be compared between variants, or has no such version.
+        Invalid: one is unknown, archived, cannot be compared between variants, or has no such version.
     """
     keys = {item.metric for item in planned}.difference(COMPARABLE_KEYS)
     stored = await MetricRepository(connection).latest_by_key(project_id, keys) if keys else {}
+    archived = {key for key, found in stored.items() if found.archived_at is not None}.difference(had)
     problems = [
         problem
         for item, field in zip(planned, fields, strict=True)
-        if (problem := _problem_of(item, stored.get(item.metric), field)) is not None
+        if (problem := _problem_of(item, stored.get(item.metric), field, archived)) is not None
     ]
     if problems:
         raise Invalid(problems)
@@ -56,7 +65,12 @@ async def looked_up(
     ]
 
 
-def _problem_of(planned: PlannedMetric, stored: StoredMetric | None, field: str) -> FieldProblem | None:
+def _problem_of(
+    planned: PlannedMetric, stored: StoredMetric | None, field: str, archived: Collection[str]
+) -> FieldProblem | None:
+    if planned.metric in archived:
+        detail = f'{planned.metric} is archived; take another, or restore it by PATCH with "archived": false first'
+        return {"field": f"{field}metric", "detail": detail}
     if stored is not None:
         if planned.version is not None and planned.version > stored.latest_version:
             detail = (

@@ -51,7 +51,7 @@ async def list_experiments(
     experiments: Experiments,
     paging: Paging,
     status: Annotated[Status | None, Query(description="Only those in this state.")] = None,
-    key_prefix: Annotated[str | None, Query(pattern=KEY_PATTERN)] = None,
+    key_prefix: Annotated[str | None, Query(pattern=KEY_PATTERN, description="How keys begin.")] = None,
     q: Annotated[
         str | None,
         Query(

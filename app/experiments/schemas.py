@@ -23,6 +23,7 @@ from app.core.numbers import refuse_other_than_numbers
 from app.core.text import encoded_if_storable, refuse_control_characters_but_line_breaks
 from app.experiments.allocation import bucket_ranges, new_seed
 from app.experiments.analysis_plan import NO_PLAN
+from app.experiments.examples import EXPERIMENT
 from app.experiments.lifecycle import Status
 from app.experiments.plan_schemas import PlanIn, PlanOut
 from app.experiments.population import EVERYBODY
@@ -156,7 +157,10 @@ class ExperimentChange(BaseModel):
     `null` clears `description`, `starts_at`, `ends_at`, `population` and `plan`; the last two are set as a whole.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"traffic_pct": 50}, {"name": "Greener button", "ends_at": None}]},
+    )
 
     key: Key = Field(default="", validate_default=False)
     name: Name = Field(default="", validate_default=False)
@@ -211,6 +215,8 @@ class VariantOut(BaseModel):
 class ExperimentOut(BaseModel):
     """A stored experiment."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [EXPERIMENT]})
+
     id: int
     key: str
     name: str
@@ -255,5 +261,7 @@ class ExperimentOut(BaseModel):
 
 
 class ExperimentList(BaseModel):
+    """One page of experiments."""
+
     items: list[ExperimentOut]
     next_cursor: str | None

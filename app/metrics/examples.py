@@ -1,4 +1,4 @@
-"""One request for each kind of metric, for the API's documentation."""
+"""One request for each kind of metric, and an answer, for the API's documentation."""
 
 from typing import Any
 
@@ -51,3 +51,28 @@ EXAMPLES: tuple[dict[str, Any], ...] = (
     },
     {"key": "time-to-purchase", "kind": "time_to_first", "event_type": "purchase", "window": "30d", "unit": "s"},
 )
+ANSWER: dict[str, Any] = {
+    "id": 3,
+    "key": "revenue",
+    "version": 1,
+    "latest_version": 2,
+    "name": "Revenue without gift cards",
+    "description": None,
+    "kind": "sum",
+    "event_types": ["purchase"],
+    "filters": [{"property": "category", "operator": "ne", "value": "gift-card"}],
+    "value": "value",
+    "denominator": None,
+    "steps": None,
+    "window": {"from_seconds": 0, "seconds": 2_592_000},
+    "cap": 1000.0,
+    "winsorize": None,
+    "quantile": None,
+    "days": None,
+    "covariate_days": 28,
+    "direction": "up",
+    "unit": "EUR",
+    "created_at": "2026-01-31T12:00:00.123456Z",
+    "changed_at": "2026-01-31T12:00:00.123456Z",
+    "archived_at": None,
+}

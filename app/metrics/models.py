@@ -29,6 +29,8 @@ metrics = Table(
     Column("key", Text, nullable=False),
     Column("latest_version", Integer, nullable=False, server_default=text("1")),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=_NOW),
+    # Since when nobody can take the metric any more; who has it keeps it.
+    Column("archived_at", DateTime(timezone=True)),
     # The change epoch of the last version: drafts in memory that follow the metric are read again.
     Column("change_epoch", BigInteger, nullable=False),
     UniqueConstraint("project_id", "key"),

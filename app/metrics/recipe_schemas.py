@@ -202,6 +202,8 @@ class FilterIn(BaseModel):
 
 
 def _source(value: object) -> tuple[ValueSource, str | None]:
+    if isinstance(value, tuple):  # Nothing in JSON: it was read as part of a change.
+        return value
     if value in {"value", "one"} if isinstance(value, str) else False:
         return ValueSource(str(value)), None
     if isinstance(value, dict) and set(value) == {"property"} and isinstance(value["property"], str):

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, Select, column, delete, or_, select, table, update
+from sqlalchemy import Row, Select, column, delete, func, null, or_, select, table, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -12,9 +12,8 @@ from app.core.paging import PageRequest
 from app.metrics.models import metric_versions, metrics
 from app.metrics.values import Direction, Metric, MetricSpec, Recipe, StoredMetric
 
-# Tables of the context above, by name: a refusal to delete has to say who stands in the way.
-_EXPERIMENTS = table("experiments", column("id"), column("key"))
-_EXPERIMENT_METRICS = table("experiment_metrics", column("experiment_id"), column("metric_id"))
+# A table of the context above, by name: what is used there is not deleted.
+_EXPERIMENT_METRICS = table("experiment_metrics", column("metric_id"))
 
 
 class MetricRepository:
@@ -57,6 +56,13 @@ class MetricRepository:
             )
         )
 
+    async def set_archived(self, metric_id: int, *, archived: bool, epoch: int) -> None:
+        """Archive a metric with all its versions, or restore it."""
+        at = func.clock_timestamp() if archived else null()
+        await self._connection.execute(
+            update(metrics).where(metrics.c.id == metric_id).values(archived_at=at, change_epoch=epoch)
+        )
+
     async def delete(self, metric_id: int) -> None:
         await self._connection.execute(delete(metric_versions).where(metric_versions.c.metric_id == metric_id))
         await self._connection.execute(delete(metrics).where(metrics.c.id == metric_id))
@@ -75,10 +81,12 @@ class MetricRepository:
         return {row.key: _stored(row) for row in await self._connection.execute(statement)}
 
     async def list_(
-        self, project_id: int, key_prefix: str | None, q: str | None, page: PageRequest
+        self, project_id: int, key_prefix: str | None, q: str | None, page: PageRequest, *, include_archived: bool
     ) -> list[StoredMetric]:
         """Return up to `limit + 1` metrics in their latest versions, newest first."""
         statement = _LATEST.where(metrics.c.project_id == project_id)
+        if not include_archived:
+            statement = statement.where(metrics.c.archived_at.is_(None))
         if key_prefix:
             statement = statement.where(metrics.c.key.startswith(key_prefix, autoescape=True))
         if q:
@@ -102,18 +110,10 @@ class MetricRepository:
         statement = statement.order_by(metric_versions.c.version.desc()).limit(page.limit + 1)
         return [_stored(row) for row in await self._connection.execute(statement)]
 
-    async def users_of(self, metric_id: int) -> list[tuple[int, str]]:
-        """Return id and key of the experiments that use any version of the metric, newest first."""
-        statement = (
-            select(_EXPERIMENTS.c.id, _EXPERIMENTS.c.key)
-            .where(
-                _EXPERIMENTS.c.id.in_(
-                    select(_EXPERIMENT_METRICS.c.experiment_id).where(_EXPERIMENT_METRICS.c.metric_id == metric_id)
-                )
-            )
-            .order_by(_EXPERIMENTS.c.id.desc())
-        )
-        return [(int(row.id), str(row.key)) for row in await self._connection.execute(statement)]
+    async def is_used(self, metric_id: int) -> bool:
+        """Tell whether an experiment uses any version of the metric."""
+        statement = select(_EXPERIMENT_METRICS.c.metric_id).where(_EXPERIMENT_METRICS.c.metric_id == metric_id).limit(1)
+        return (await self._connection.execute(statement)).first() is not None
 
 
 METRIC_COLUMNS = (
@@ -128,7 +128,11 @@ METRIC_COLUMNS = (
     metric_versions.c.unit,
 )
 _METRICS: Select[Any] = select(
-    *METRIC_COLUMNS, metrics.c.latest_version, metrics.c.created_at, metric_versions.c.created_at.label("changed_at")
+    *METRIC_COLUMNS,
+    metrics.c.latest_version,
+    metrics.c.created_at,
+    metrics.c.archived_at,
+    metric_versions.c.created_at.label("changed_at"),
 ).join_from(metrics, metric_versions, metric_versions.c.metric_id == metrics.c.id)
 _LATEST = _METRICS.where(metric_versions.c.version == metrics.c.latest_version)
 
@@ -154,4 +158,5 @@ def _stored(row: Row[Any]) -> StoredMetric:
         latest_version=row.latest_version,
         created_at=row.created_at,
         changed_at=row.changed_at,
+        archived_at=row.archived_at,
     )

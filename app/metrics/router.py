@@ -11,7 +11,7 @@ from app.core import routes
 from app.core.names import KEY_PATTERN
 from app.core.paging import Paging
 from app.core.problems import documented
-from app.metrics.errors import MetricInUse, MetricKeyTaken, MetricNotFound, MetricVersionNotFound
+from app.metrics.errors import MetricArchived, MetricKeyTaken, MetricNotFound, MetricVersionNotFound
 from app.metrics.schemas import MetricChange, MetricIn, MetricList, MetricOut
 from app.metrics.wiring import MetricReference, Metrics
 
@@ -34,14 +34,16 @@ async def list_metrics(
     caller: CurrentCaller,
     metrics: Metrics,
     paging: Paging,
-    key_prefix: Annotated[str | None, Query(pattern=KEY_PATTERN)] = None,
+    key_prefix: Annotated[str | None, Query(pattern=KEY_PATTERN, description="How keys begin.")] = None,
     q: Annotated[
         str | None,
         Query(min_length=1, max_length=200, pattern=r"^[^\x00]*$", description="Text in key, name or description."),
     ] = None,
+    *,
+    include_archived: Annotated[bool, Query(description="Whether to list archived ones, too.")] = False,
 ) -> MetricList:
     """List metrics in their latest versions, newest first."""
-    page = await metrics.list_(caller, key_prefix, q, paging)
+    page = await metrics.list_(caller, key_prefix, q, paging, include_archived=include_archived)
     return MetricList(items=[MetricOut.of(item) for item in page.items], next_cursor=page.next_cursor)
 
 
@@ -67,20 +69,19 @@ async def list_metric_versions(
     return MetricList(items=[MetricOut.of(item) for item in page.items], next_cursor=page.next_cursor)
 
 
-@router.patch("/metrics/{metric}", dependencies=_WRITE, responses=documented(*WITH_BODY, MetricNotFound))
+@router.patch(
+    "/metrics/{metric}", dependencies=_WRITE, responses=documented(*WITH_BODY, MetricNotFound, MetricArchived)
+)
 async def change_metric(
     metric: MetricReference, body: MetricChange, caller: CurrentCaller, metrics: Metrics
 ) -> MetricOut:
     """Add a version. Started experiments keep theirs; drafts follow unless they name one."""
-    return MetricOut.of(await metrics.change(caller, metric, body.applied_to))
+    return MetricOut.of(await metrics.change(caller, metric, body.applied_to, archived=body.archives))
 
 
 @router.delete(
-    "/metrics/{metric}",
-    status_code=204,
-    dependencies=_WRITE,
-    responses=documented(*GUARDED, MetricNotFound, MetricInUse),
+    "/metrics/{metric}", status_code=204, dependencies=_WRITE, responses=documented(*GUARDED, MetricNotFound)
 )
-async def delete_metric(metric: MetricReference, caller: CurrentCaller, metrics: Metrics) -> None:
-    """Delete a metric that no experiment uses."""
-    await metrics.delete(caller, metric)
+async def remove_metric(metric: MetricReference, caller: CurrentCaller, metrics: Metrics) -> None:
+    """Delete a metric. One that experiments use is archived: they keep it, and no other experiment can take it."""
+    await metrics.remove(caller, metric)

@@ -2,21 +2,33 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StringConstraints,
+    ValidationError,
+)
 
 from app.core.errors import FieldProblem, Invalid, field_problem
 from app.core.names import Key, Name
-from app.core.text import refuse_control_characters, refuse_control_characters_but_line_breaks
+from app.core.text import refuse_blank, refuse_control_characters, refuse_control_characters_but_line_breaks
 from app.metrics.builtin import ATTACHED, BUILT_IN_KEYS
 from app.metrics.documents import VALUED_KINDS, recipe_document
-from app.metrics.examples import EXAMPLES
+from app.metrics.examples import ANSWER, EXAMPLES
 from app.metrics.recipe_schemas import (
     DaysIn,
+    EventType,
+    EventTypes,
+    Filters,
     Positive,
     SelectionIn,
     Share,
+    Source,
     Steps,
     UpperShare,
     WholeNumber,
@@ -30,7 +42,14 @@ MAX_COVARIATE_DAYS = 365
 Description = Annotated[
     str, StringConstraints(max_length=10_000), AfterValidator(refuse_control_characters_but_line_breaks)
 ]
-Unit = Annotated[str, StringConstraints(min_length=1, max_length=20), AfterValidator(refuse_control_characters)]
+Unit = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=20),
+    AfterValidator(refuse_control_characters),
+    AfterValidator(refuse_blank),
+]
+
+CovariateDays = Annotated[WholeNumber, Field(ge=1, le=MAX_COVARIATE_DAYS)]
 
 
 def _not_built_in(key: str) -> str:
@@ -93,7 +112,7 @@ class MetricIn(SelectionIn):
     )
     quantile: Share | None = Field(default=None, description="Of kind quantile.")
     days: DaysIn | None = Field(default=None, description="Of retention.")
-    covariate_days: Annotated[WholeNumber, Field(ge=1, le=MAX_COVARIATE_DAYS)] | None = Field(
+    covariate_days: CovariateDays | None = Field(
         default=None, description="CUPED: adjusts by the same number from so many days before the exposure."
     )
     direction: Direction | None = Field(
@@ -172,25 +191,35 @@ class MetricChange(BaseModel):
     """Fields to set, as in `POST /metrics`; those left out stay, `null` clears. Key and kind stay as they are."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"window": "14d"}, {"winsorize": 0.99, "cap": None}]}
+        extra="forbid",
+        json_schema_extra={"examples": [{"window": "14d"}, {"winsorize": 0.99, "cap": None}, {"archived": True}]},
     )
 
     name: Name | None = None
     description: Description | None = None
-    event_types: Any = None
-    event_type: Any = None
-    filters: Any = None
-    value: Any = None
-    denominator: Any = None
-    steps: Any = None
-    window: Any = None
-    cap: Any = None
-    winsorize: Any = None
-    quantile: Any = None
-    days: Any = None
-    covariate_days: Any = None
+    event_types: EventTypes | None = None
+    event_type: EventType | None = Field(default=None, description="The same as `event_types` with one.")
+    filters: Filters | None = None
+    value: Source | None = None
+    denominator: SelectionIn | None = None
+    steps: Steps | None = None
+    window: Window | None = None
+    cap: Positive | None = None
+    winsorize: UpperShare | None = None
+    quantile: Share | None = None
+    days: DaysIn | None = None
+    covariate_days: CovariateDays | None = None
     direction: Direction | None = None
     unit: Unit | None = None
+    archived: StrictBool = Field(
+        default=False,
+        description="An archived metric is taken by no other experiment, and does not change. Makes no version.",
+    )
+
+    @property
+    def archives(self) -> bool | None:
+        """Tell whether the metric is to be archived afterwards; `None` if nothing was said."""
+        return self.archived if "archived" in self.model_fields_set else None
 
     def applied_to(self, metric: Metric) -> MetricSpec:
         """Return the metric with the fields that were sent.
@@ -206,7 +235,7 @@ class MetricChange(BaseModel):
             "direction": metric.direction,
             "unit": metric.unit,
         }
-        sent = {name: getattr(self, name) for name in self.model_fields_set}
+        sent = {name: getattr(self, name) for name in self.model_fields_set - {"archived"}}
         if sent.get("event_type") is not None:  # It says the same as the other, so that one cannot stay.
             wanted["event_types"] = None
         try:
@@ -216,32 +245,44 @@ class MetricChange(BaseModel):
 
 
 class FilterOut(BaseModel):
+    """A condition on one property of an event."""
+
     property: str
     operator: Operator
     value: str | float | bool | list[str | float] | None
 
 
 class PropertyOut(BaseModel):
+    """The property whose number counts."""
+
     property: str
 
 
 class DenominatorOut(BaseModel):
+    """What a ratio divides by."""
+
     event_types: list[str]
     filters: list[FilterOut]
     value: str | PropertyOut
 
 
 class StepOut(BaseModel):
+    """One step of a funnel."""
+
     event_type: str
     filters: list[FilterOut]
 
 
 class WindowOut(BaseModel):
+    """When events count after the exposure; `seconds` null: for ever."""
+
     from_seconds: int
     seconds: int | None
 
 
 class DaysOut(BaseModel):
+    """Whole days after the exposure, the last one included."""
+
     first: int
     last: int
 
@@ -266,6 +307,8 @@ class RecipeOut(BaseModel):
 class MetricOut(RecipeOut):
     """One version of a stored metric."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [ANSWER]})
+
     id: int
     key: str
     version: int
@@ -276,6 +319,7 @@ class MetricOut(RecipeOut):
     unit: str | None
     created_at: datetime
     changed_at: datetime
+    archived_at: Annotated[datetime | None, Field(description="Since when no experiment can take it any more.")]
 
     @classmethod
     def of(cls, stored: StoredMetric) -> Self:
@@ -291,10 +335,13 @@ class MetricOut(RecipeOut):
             unit=metric.unit,
             created_at=stored.created_at,
             changed_at=stored.changed_at,
+            archived_at=stored.archived_at,
             **recipe_document(metric.recipe),
         )
 
 
 class MetricList(BaseModel):
+    """One page of metrics, or of versions of one."""
+
     items: list[MetricOut]
     next_cursor: str | None

@@ -1,4 +1,4 @@
-"""Use cases of metrics: create, list, read any version, change, delete."""
+"""Use cases of metrics: create, list, read any version, change, archive, delete."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from app.access.repository import AuditRepository
 from app.core.changes import Changes
 from app.core.db import Database
 from app.core.paging import Page, PageRequest, page_of
-from app.metrics.errors import MetricInUse, MetricKeyTaken, MetricNotFound, MetricVersionNotFound
+from app.metrics.errors import MetricArchived, MetricKeyTaken, MetricNotFound, MetricVersionNotFound
 from app.metrics.repository import MetricRepository
 from app.metrics.values import Metric, MetricSpec, StoredMetric
 
@@ -56,10 +56,11 @@ class MetricService:
             return await _get(MetricRepository(connection), caller, reference, version)
 
     async def list_(
-        self, caller: Caller, key_prefix: str | None, q: str | None, page: PageRequest
+        self, caller: Caller, key_prefix: str | None, q: str | None, page: PageRequest, *, include_archived: bool
     ) -> Page[StoredMetric]:
         async with self._database.read() as connection:
-            rows = await MetricRepository(connection).list_(caller.project_id, key_prefix, q, page)
+            repository = MetricRepository(connection)
+            rows = await repository.list_(caller.project_id, key_prefix, q, page, include_archived=include_archived)
         return page_of(rows, page, lambda stored: stored.metric.id)
 
     async def versions(self, caller: Caller, reference: str, page: PageRequest) -> Page[StoredMetric]:
@@ -74,11 +75,16 @@ class MetricService:
             rows = await repository.versions(latest.metric.id, page)
         return page_of(rows, page, lambda stored: stored.metric.version)
 
-    async def change(self, caller: Caller, reference: str, apply: Callable[[Metric], MetricSpec]) -> StoredMetric:
+    async def change(
+        self, caller: Caller, reference: str, apply: Callable[[Metric], MetricSpec], *, archived: bool | None = None
+    ) -> StoredMetric:
         """Add the version that `apply` makes of the latest one; the same again is no change and makes no version.
+
+        archived: whether the metric is to be archived afterwards; `None`: as it is.
 
         Raises:
             MetricNotFound: the project has none with this id or key.
+            MetricArchived: it is archived, and is to stay so.
             Invalid: `apply` refuses.
         """
         async with self._database.begin() as connection:
@@ -88,30 +94,46 @@ class MetricService:
             current = await _get(repository, caller, reference)
             after = apply(current.metric)
             changed = _changed(_spec_of(current.metric), after)
-            if not changed:
+            was_archived = current.archived_at is not None
+            moves = archived is not None and archived is not was_archived
+            if not changed and not moves:
                 return current
-            await repository.insert_version(current.metric.id, current.latest_version + 1, after, epoch)
+            if was_archived and not moves:
+                raise MetricArchived(current.metric.key)
+            if moves:
+                await _set_archived(connection, caller, current.metric, archived=not was_archived, epoch=epoch)
+            if changed:
+                await repository.insert_version(current.metric.id, current.latest_version + 1, after, epoch)
             stored = await _get(repository, caller, str(current.metric.id))
-            await _record(connection, caller, "metric.changed", stored.metric, changed)
+            if changed:
+                await _record(connection, caller, "metric.changed", stored.metric, changed)
         await self._changes.settle(_TOPIC, epoch)
         return stored
 
-    async def delete(self, caller: Caller, reference: str) -> None:
-        """Delete a metric with all its versions.
+    async def remove(self, caller: Caller, reference: str) -> None:
+        """Delete a metric with all its versions; archive it if an experiment uses it, whose results need it.
 
         Raises:
             MetricNotFound: the project has none with this id or key.
-            MetricInUse: an experiment uses it.
         """
         async with self._database.begin() as connection:
             epoch = await self._changes.bump(connection, _TOPIC)
             repository = MetricRepository(connection)
-            found = (await _get(repository, caller, reference)).metric
-            if users := await repository.users_of(found.id):
-                raise MetricInUse(found.key, users)
-            await repository.delete(found.id)
-            await _record(connection, caller, "metric.deleted", found, {"metric": _plain(_spec_of(found))})
+            stored = await _get(repository, caller, reference)
+            found = stored.metric
+            if not await repository.is_used(found.id):
+                await repository.delete(found.id)
+                await _record(connection, caller, "metric.deleted", found, {"metric": _plain(_spec_of(found))})
+            elif stored.archived_at is None:
+                await _set_archived(connection, caller, found, archived=True, epoch=epoch)
         await self._changes.settle(_TOPIC, epoch)
+
+
+async def _set_archived(
+    connection: AsyncConnection, caller: Caller, metric: Metric, *, archived: bool, epoch: int
+) -> None:
+    await MetricRepository(connection).set_archived(metric.id, archived=archived, epoch=epoch)
+    await _record(connection, caller, "metric.archived" if archived else "metric.restored", metric, {})
 
 
 async def _get(

@@ -146,6 +146,8 @@ class StoredMetric:
     # Of the first version, and of this one.
     created_at: datetime
     changed_at: datetime
+    # Of the metric with all its versions; `None`: it can be attached.
+    archived_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

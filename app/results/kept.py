@@ -1,8 +1,11 @@
 """Answers kept in PostgreSQL for a while, so that a number that was shown can be shown again."""
 
 import asyncio
+import hashlib
+import zlib
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
@@ -13,25 +16,58 @@ from sqlalchemy.exc import IntegrityError
 from app.core.db import Database, StoreUnavailable
 from app.results.answer import Results
 from app.results.provenance import STORE_UNAVAILABLE, with_answer_id, without_answer_id
+from app.results.values import LONGEST_KEPT
 
 log = structlog.get_logger()
 
 # Long enough to settle a question about a number, short enough that nobody has to think of the disk.
 KEPT_FOR = timedelta(days=30)
 MOST_KEPT = 200  # Of one experiment: the newest.
+# These stay however many came after them. The cache may give out an answer once more until it forgets it, and the id
+# in it has to be good for a while then.
+SPARED_FOR = 2 * LONGEST_KEPT
 # An answer does not wait longer for its own copy.
 _PATIENCE_S = 0.5
 # Expired answers of experiments that nobody asks for any more go a few at a time, with the answers of others.
 _EXPIRED_AT_ONCE = 20
+# Of 200 kB of JSON this leaves 20 in 0.7 ms; PostgreSQL's own way leaves 70, and takes 4 ms longer.
+_COMPRESSION = 1
+# In the place of a moment, where it does not matter which.
+_NO_MOMENT = datetime(1970, 1, 1, tzinfo=UTC)
 
 _INSERT = text(
-    "INSERT INTO answers (id, experiment_id, query_hash, document) VALUES (:id, :experiment_id, :query_hash, :document)"
+    "INSERT INTO answers (id, experiment_id, query_hash, packed, content_hash)"
+    " VALUES (:id, :experiment_id, :query_hash, :packed, :content_hash)"
+)
+# The answer that holds the document becomes the newer of the two, so that it never goes before those that refer to it.
+_INSERT_MOMENTS = text(
+    """
+WITH same AS (
+    UPDATE answers SET kept_at = clock_timestamp() WHERE id = (
+        SELECT id FROM answers
+        WHERE experiment_id = :experiment_id AND content_hash = :content_hash AND packed IS NOT NULL
+            AND kept_at >= clock_timestamp() - CAST(:kept_for AS interval)
+        ORDER BY kept_at DESC LIMIT 1 FOR UPDATE
+    ) RETURNING id, kept_at
+)
+INSERT INTO answers (id, experiment_id, query_hash, same_as, moments, kept_at)
+SELECT CAST(:id AS uuid), CAST(:experiment_id AS bigint), CAST(:query_hash AS text), same.id, CAST(:moments AS text),
+    same.kept_at - interval '1 microsecond'
+FROM same
+RETURNING id
+"""
 )
 # Rows that somebody else is removing are left to him, so that two never wait for each other.
 _REMOVE_SURPLUS = text(
     """
 DELETE FROM answers WHERE id IN (
-    SELECT id FROM answers WHERE experiment_id = :experiment_id ORDER BY kept_at DESC OFFSET :most_kept
+    SELECT id FROM answers
+    WHERE experiment_id = :experiment_id AND kept_at < clock_timestamp() - CAST(:spared_for AS interval)
+    ORDER BY kept_at DESC
+    OFFSET greatest(0, :most_kept - (
+        SELECT count(*) FROM answers
+        WHERE experiment_id = :experiment_id AND kept_at >= clock_timestamp() - CAST(:spared_for AS interval)
+    ))
     FOR UPDATE SKIP LOCKED
 )
 """
@@ -46,8 +82,10 @@ DELETE FROM answers WHERE id IN (
 )
 _FIND = text(
     """
-SELECT document FROM answers
-WHERE id = :id AND experiment_id = :experiment_id AND kept_at >= clock_timestamp() - CAST(:kept_for AS interval)
+SELECT found.document, coalesce(found.packed, same.packed) AS packed, found.moments
+FROM answers AS found LEFT JOIN answers AS same ON same.id = found.same_as
+WHERE found.id = :id AND found.experiment_id = :experiment_id
+    AND found.kept_at >= clock_timestamp() - CAST(:kept_for AS interval)
 """
 )
 
@@ -87,20 +125,59 @@ class KeptAnswers:
         """
         values = {"id": answer_id, "experiment_id": experiment_id, "kept_for": KEPT_FOR}
         async with self._database.read() as connection:
-            document: str | None = (await connection.execute(_FIND, values)).scalar_one_or_none()
-        return document
+            row = (await connection.execute(_FIND, values)).one_or_none()
+        if row is None:
+            return None
+        if row.document is not None:  # An earlier release kept answers as they are.
+            return str(row.document)
+        document = zlib.decompress(row.packed).decode()
+        return document if row.moments is None else _at_moments(document, row.moments)
 
     async def _insert(self, answer_id: UUID, results: Results) -> None:
+        shared = {
+            "id": answer_id,
+            "experiment_id": results.experiment_id,
+            "query_hash": results.provenance.query_hash,
+            "content_hash": _content_hash(results),
+        }
+        surplus = {"experiment_id": results.experiment_id, "most_kept": MOST_KEPT, "spared_for": SPARED_FOR}
         async with self._database.begin() as connection:
-            values = {
-                "id": answer_id,
-                "experiment_id": results.experiment_id,
-                "query_hash": results.provenance.query_hash,
-                "document": msgspec.json.encode(results).decode(),
-            }
-            await connection.execute(_INSERT, values)
-            await connection.execute(_REMOVE_SURPLUS, {"experiment_id": results.experiment_id, "most_kept": MOST_KEPT})
+            # An answer that says what is kept already costs a line, not a document.
+            values = {**shared, "moments": _moments_of(results), "kept_for": KEPT_FOR}
+            if (await connection.execute(_INSERT_MOMENTS, values)).one_or_none() is None:
+                packed = await asyncio.to_thread(zlib.compress, msgspec.json.encode(results), _COMPRESSION)
+                await connection.execute(_INSERT, {**shared, "packed": packed})
+            await connection.execute(_REMOVE_SURPLUS, surplus)
             await connection.execute(_REMOVE_EXPIRED, {"kept_for": KEPT_FOR, "most": _EXPIRED_AT_ONCE})
+
+
+def _content_hash(results: Results) -> bytes:
+    """Return the SHA-256 of all that two answers to one question have in common if nothing happened between them."""
+    provenance = replace(results.provenance, answer_id=None, complete_until=_NO_MOMENT, lag_seconds=0.0)
+    metadata = replace(results.metadata, complete_until=_NO_MOMENT, computed_at=_NO_MOMENT)
+    return hashlib.sha256(msgspec.json.encode(replace(results, provenance=provenance, metadata=metadata))).digest()
+
+
+def _moments_of(results: Results) -> str:
+    """Return, as JSON, what that leaves out."""
+    provenance, metadata = results.provenance, results.metadata
+    moments = {
+        "provenance": {
+            "answer_id": provenance.answer_id,
+            "complete_until": provenance.complete_until,
+            "lag_seconds": provenance.lag_seconds,
+        },
+        "metadata": {"complete_until": metadata.complete_until, "computed_at": metadata.computed_at},
+    }
+    return msgspec.json.encode(moments).decode()
+
+
+def _at_moments(document: str, moments: str) -> str:
+    """Return the kept document with the moments of another answer that says the same."""
+    whole: dict[str, Any] = msgspec.json.decode(document)
+    for part, values in msgspec.json.decode(moments, type=dict[str, dict[str, Any]]).items():
+        whole[part] |= values
+    return msgspec.json.encode(whole).decode()
 
 
 def not_kept(results: Results) -> Results:

@@ -8,7 +8,7 @@ import pytest
 
 from app.metrics.examples import EXAMPLES
 from tests.conftest import MakeClient
-from tests.factories import Json, expect_problem, make_experiment, unique, walk
+from tests.factories import Json, expect_problem, experiment_body, make_experiment, take, unique, walk
 from tests.service_process import ServiceProcess
 
 _RECIPE = (
@@ -32,7 +32,7 @@ def test_metric__of_each_kind__comes_back_and_can_be_made_of_its_own_answer(
     assert made.status_code == 201, made.text
     metric = made.json()
     assert made.headers["location"] == f"/api/v1/metrics/{metric['id']}"
-    assert (metric["version"], metric["latest_version"]) == (1, 1)
+    assert (metric["version"], metric["latest_version"], metric["archived_at"]) == (1, 1, None)
     for reference in (metric["id"], metric["key"]):
         assert client.get(f"/metrics/{reference}").json() == metric
     again = _make(client, **{name: metric[name] for name in (*_RECIPE, "name", "direction", "unit")})
@@ -156,19 +156,101 @@ def test_metric__changed_into_none__is_422_and_stays(client: httpx.Client) -> No
     assert client.get(f"/metrics/{metric['id']}").json() == metric
 
 
+def _plan_with(metric: Json, **fields: Any) -> Json:
+    return {"metrics": [{"metric": metric["key"], "role": "secondary"}], **fields}
+
+
+def _archived(client: httpx.Client, metric: Json) -> Json:
+    """Archive a metric, and return it as it then is."""
+    response = client.patch(f"/metrics/{metric['id']}", json={"archived": True})
+    assert response.status_code == 200, response.text
+    archived: Json = response.json()
+    return archived
+
+
 @pytest.mark.parametrize("state", ["draft", "running", "completed"])
-def test_metric__that_experiments_use__is_not_deleted(client: httpx.Client, state: str) -> None:
+def test_metric__that_experiments_use__is_archived_and_works_on_for_them(client: httpx.Client, state: str) -> None:
     metric = _make(client)
-    plan = {"metrics": [{"metric": metric["key"], "role": "secondary"}]}
-    experiment = make_experiment(client, state=state, plan=plan)
+    experiment = make_experiment(client, state=state, plan=_plan_with(metric))
 
-    problem = expect_problem(client.delete(f"/metrics/{metric['id']}"), 409)
-
-    assert problem["experiments"] == [{"id": experiment["id"], "key": experiment["key"]}]
-    assert experiment["key"] in problem["detail"]
-    if state == "draft":
-        assert client.delete(f"/experiments/{experiment['id']}/metrics/{metric['key']}").status_code == 204
+    for _ in range(2):
         assert client.delete(f"/metrics/{metric['id']}").status_code == 204
+
+    archived = client.get(f"/metrics/{metric['key']}").json()
+    assert archived["archived_at"] is not None
+    assert archived == {**metric, "archived_at": archived["archived_at"]}
+    assert client.get(f"/experiments/{experiment['id']}").json() == experiment
+    results = client.get(f"/experiments/{experiment['id']}/results", params={"metrics": "attached"})
+    assert [item["key"] for item in results.json()["definitions"]] == [metric["key"]]
+    if state == "draft":
+        # A plan is set as a whole, and what was in it before stays in it.
+        kept = client.patch(
+            f"/experiments/{experiment['id']}", json={"plan": _plan_with(metric, hypothesis="It works.")}
+        )
+        assert kept.json()["plan"]["metrics"] == experiment["plan"]["metrics"]
+        assert take(client, experiment, "start")["plan"]["metrics"][0]["version"] == 1
+    entries = client.get("/audit", params={"subject": f"metric:{metric['id']}"}).json()["items"]
+    assert [entry["action"] for entry in entries] == ["metric.archived", "metric.created"]
+
+
+def test_metric__archived__is_taken_by_no_other_experiment(client: httpx.Client) -> None:
+    metric = _make(client)
+    assert _archived(client, metric)["archived_at"] is not None
+
+    refused = client.post("/experiments", json=experiment_body(plan=_plan_with(metric)))
+    problem = expect_problem(refused, 422, field="plan.metrics.0.metric")
+    assert '"archived": false' in problem["detail"]
+    for state in ("draft", "running"):
+        path = f"/experiments/{make_experiment(client, state=state)['id']}/metrics"
+        expect_problem(client.post(path, json=_plan_with(metric)["metrics"][0]), 422, field="metric")
+    taken = expect_problem(client.post("/metrics", json={"key": metric["key"], "kind": "sum"}), 409)
+    assert "archived" in taken["detail"]
+
+
+def test_metric__archived__does_not_change_until_it_is_restored(client: httpx.Client) -> None:
+    metric = _make(client)
+    archived = _archived(client, metric)
+    path = f"/metrics/{metric['id']}"
+
+    changes: list[Json] = [{"unit": "EUR"}, {"unit": "EUR", "archived": True}]
+    for change in changes:
+        problem = expect_problem(client.patch(path, json=change), 409)
+        assert problem["type"].endswith(":metric-archived")
+    no_changes: list[Json] = [{}, {"archived": True}, {"unit": None}]
+    for change in no_changes:
+        assert client.patch(path, json=change).json() == archived
+    restored = client.patch(path, json={"archived": False, "unit": "EUR"}).json()
+
+    assert (restored["archived_at"], restored["unit"], restored["version"]) == (None, "EUR", 2)
+    assert client.patch(path, json={"archived": False}).json() == restored
+    assert make_experiment(client, plan=_plan_with(metric))["plan"]["metrics"][0]["version"] == 2
+    entries = client.get("/audit", params={"subject": f"metric:{metric['id']}"}).json()["items"]
+    assert [entry["action"] for entry in entries[:3]] == ["metric.changed", "metric.restored", "metric.archived"]
+
+
+def test_metrics__archived__are_listed_when_asked_for(empty_project: httpx.Client) -> None:
+    kept, gone = _make(empty_project), _make(empty_project)
+    _archived(empty_project, gone)
+
+    assert [item["key"] for item in walk(empty_project, "/metrics")] == [kept["key"]]
+    with_all = walk(empty_project, "/metrics", include_archived=True, limit=1)
+    assert [(item["key"], item["archived_at"] is None) for item in with_all] == [
+        (gone["key"], False),
+        (kept["key"], True),
+    ]
+
+
+@pytest.mark.parametrize("archived", [None, "true", 1])
+def test_metric__archived_by_no_truth_value__is_422(client: httpx.Client, archived: object) -> None:
+    metric = _make(client)
+    expect_problem(client.patch(f"/metrics/{metric['id']}", json={"archived": archived}), 422, field="archived")
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example["kind"])
+def test_metric__changed_to_all_that_it_answers__is_the_same(client: httpx.Client, example: Json) -> None:
+    metric = _make(client, **{**example, "key": unique("metric")})
+    changeable = {name: metric[name] for name in (*_RECIPE[1:], "name", "description", "direction", "unit")}
+    assert client.patch(f"/metrics/{metric['id']}", json=changeable).json() == metric
 
 
 def test_metric__unused__is_deleted_with_its_versions(client: httpx.Client) -> None:

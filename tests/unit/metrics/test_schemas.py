@@ -225,6 +225,14 @@ def test_change__nothing_sent__is_the_metric_as_it_was(recipe: Recipe) -> None:
     assert spec.direction is Direction.DOWN
 
 
+@given(recipes())
+def test_change__all_of_it_sent__is_the_metric_as_it_was(recipe: Recipe) -> None:
+    document = recipe_document(recipe)
+    sent = {name: value for name, value in document.items() if name != "kind"}
+
+    assert MetricChange.model_validate(sent).applied_to(_stored(**document)).recipe == recipe
+
+
 def test_change__one_field__leaves_the_others() -> None:
     metric = _stored(kind="sum", event_type="a", window="7d", cap=5)
 
@@ -238,7 +246,7 @@ def test_change__that_makes_no_metric__is_refused_by_field() -> None:
     for sent, field in (
         ({"winsorize": 0.9}, "winsorize"),
         ({"days": {"first": 0, "last": 1}}, "days"),
-        ({"window": "x"}, "window.seconds"),
+        ({"event_type": "a", "event_types": ["a", "b"]}, "event_type"),
     ):
         with pytest.raises(Invalid) as refused:
             MetricChange.model_validate(sent).applied_to(metric)
@@ -247,7 +255,7 @@ def test_change__that_makes_no_metric__is_refused_by_field() -> None:
 
 
 def test_change__of_key_or_kind__is_refused() -> None:
-    for sent in ({"key": "other"}, {"kind": "count"}):
+    for sent in ({"key": "other"}, {"kind": "count"}, {"window": "x"}, {"value": "two"}, {"archived": None}):
         with pytest.raises(ValidationError):
             MetricChange.model_validate(sent)
 
