@@ -1,7 +1,7 @@
 """The report as one page that needs nothing else. Plain functions, no I/O."""
 
-from app.reports import sections
 from app.reports.markup import Html, joined, tag
+from app.reports.sections import beliefs, breakdown, decision, over_time, plan, provenance, results, users
 from app.reports.style import STYLE
 from app.reports.values import Material
 
@@ -23,16 +23,16 @@ def page(material: Material) -> str:
         "body",
         tag(
             "main",
-            sections.heading(material),
-            sections.decision(material),
-            sections.plan(material),
-            sections.users(material),
-            sections.results(material),
-            sections.breakdown(material),
-            sections.over_time(material),
-            sections.beliefs(material),
-            sections.provenance(material),
-            sections.glossary(),
+            decision.heading(material),
+            decision.decision(material),
+            plan.plan(material),
+            users.users(material),
+            results.results(material),
+            breakdown.breakdown(material),
+            over_time.over_time(material),
+            beliefs.beliefs(material),
+            provenance.provenance(material),
+            provenance.glossary(),
         ),
     )
     return joined([Html("<!DOCTYPE html>"), tag("html", head, body, lang="en")])
