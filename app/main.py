@@ -1,8 +1,10 @@
 """create_app(): settings, resources, services, routers, problem handlers."""
 
 import gc
+import json
+import re
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import Route
@@ -25,7 +28,7 @@ from app.core.db import Database
 from app.core.errors import Unauthenticated
 from app.core.health import Health, Readiness, readiness
 from app.core.metrics import Metrics
-from app.core.problems import Problem, install_problem_handlers
+from app.core.problems import Problem, documented, install_problem_handlers
 from app.core.redis import RedisAid
 from app.core.requests import RequestObservation
 from app.core.routes import API_PREFIX
@@ -37,6 +40,9 @@ from app.services import Resources, build_services
 log = structlog.get_logger()
 VERSION = "0.1.0"
 _ASSETS = Path(fastapi_offline.__file__).parent / "static"
+# As Pydantic makes them unique, as in `app__results__schemas__MetricOut`.
+_LONG_NAME = re.compile(r"app__(?P<context>[a-z]+)__\w+?__(?P<name>[A-Z]\w*)")
+_PROMETHEUS = {"description": "In Prometheus' text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}
 _DESCRIPTION = "A/B tests over HTTP. Create an experiment, ask which variant a user gets, send events, read results."
 
 
@@ -131,7 +137,14 @@ def _add_documentation(api: FastAPI) -> None:
 
 
 def _openapi(api: FastAPI) -> dict[str, Any]:
-    document = get_openapi(title=api.title, version=api.version, description=api.description, routes=api.routes)
+    document = get_openapi(
+        title=api.title,
+        version=api.version,
+        description=api.description,
+        routes=api.routes,
+        # What is sent and what is answered are models of their own already; only enumerations are in both.
+        separate_input_output_schemas=False,
+    )
     # These are referred to by name only: problems by every route, rows by batches that judge them one by one.
     _, extra = models_json_schema(
         [(model, "validation") for model in (Problem, EventIn, ImportRowIn)],
@@ -140,7 +153,36 @@ def _openapi(api: FastAPI) -> dict[str, Any]:
     document["components"]["schemas"] |= extra["$defs"]
     for unused in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(unused, None)
-    return document
+    _put_examples_back(document["components"]["schemas"])
+    return _with_short_names(document)
+
+
+def _put_examples_back(schemas: dict[str, Any]) -> None:
+    """Give examples their nulls again, which FastAPI leaves out of all that it documents."""
+    examples = {
+        (model.__name__, frozenset(model.model_fields)): extra["examples"]
+        for model in _models(BaseModel)
+        if isinstance(extra := model.model_config.get("json_schema_extra"), dict) and "examples" in extra
+    }
+    for schema in schemas.values():
+        if "examples" in schema:
+            schema["examples"] = examples.get((schema["title"], frozenset(schema["properties"])), schema["examples"])
+
+
+def _models(base: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    for model in base.__subclasses__():
+        yield model
+        yield from _models(model)
+
+
+def _with_short_names(document: dict[str, Any]) -> dict[str, Any]:
+    """Name schemas whose names two contexts have by the context alone: `ResultsMetricOut`, and not by their module."""
+
+    def short(found: re.Match[str]) -> str:
+        return found["context"].capitalize() + found["name"]
+
+    renamed: dict[str, Any] = json.loads(_LONG_NAME.sub(short, json.dumps(document)))
+    return renamed
 
 
 def _add_operations(api: FastAPI, settings: Settings, metrics: Metrics) -> None:
@@ -160,7 +202,12 @@ def _add_operations(api: FastAPI, settings: Settings, metrics: Metrics) -> None:
 
     if settings.observability.prometheus_enabled:
 
-        @api.get("/metrics", tags=["operations"], response_class=Response)
+        @api.get(
+            "/metrics",
+            tags=["operations"],
+            response_class=Response,
+            responses={200: _PROMETHEUS, **documented(Unauthenticated)},
+        )
         async def prometheus(request: Request) -> Response:
             """Prometheus metrics of this process."""
             token = settings.observability.metrics_token

@@ -9,6 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.access.audit_chain import GENESIS, ChainedEntry
+from app.access.details import read_details
 from app.access.models import api_tokens, audit_heads, audit_log, projects
 from app.access.scopes import Scope
 from app.access.values import AuditEntry, Project, StoredToken
@@ -140,7 +141,7 @@ class AuditRepository:
 
     async def list_(self, project_id: int | None, subject: str | None, page: PageRequest) -> list[AuditEntry]:
         """Return up to `limit + 1` entries of a project, or of all when `project_id` is `None`, newest first."""
-        statement = select(audit_log).order_by(audit_log.c.id.desc()).limit(page.limit + 1)
+        statement = _ENTRIES.order_by(audit_log.c.id.desc()).limit(page.limit + 1)
         if project_id is not None:
             statement = statement.where(audit_log.c.project_id == project_id)
         if subject is not None:
@@ -155,7 +156,7 @@ class AuditRepository:
                 action=row.action,
                 subject=row.subject,
                 request_id=row.request_id,
-                details=row.details,
+                details=read_details(row.details),
                 position=row.position,
                 hash=row.hash,
             )
@@ -165,7 +166,7 @@ class AuditRepository:
     async def details_of(self, project_id: int, subject: str, actions: Collection[str]) -> list[tuple[str, object]]:
         """Return action and details of the subject's entries with one of these actions, the oldest first."""
         statement = (
-            select(audit_log.c.action, audit_log.c.details)
+            select(audit_log.c.action, _DETAILS)
             .where(
                 audit_log.c.project_id == project_id,
                 audit_log.c.subject == subject,
@@ -173,7 +174,7 @@ class AuditRepository:
             )
             .order_by(audit_log.c.id)
         )
-        return [(row.action, row.details) for row in await self._connection.execute(statement)]
+        return [(row.action, read_details(row.details)) for row in await self._connection.execute(statement)]
 
     async def hold_still(self) -> None:
         """Have all that follows in this transaction read one state; nothing must have been read before."""
@@ -189,12 +190,12 @@ class AuditRepository:
         """Give the entries of a chain in their order, those without a position last, a batch at a time."""
         mine = audit_log.c.project_id.is_(None) if project_id is None else audit_log.c.project_id == project_id
         place = tuple_(audit_log.c.position, audit_log.c.id)
-        chained = _CHAINED.where(mine).order_by(audit_log.c.position, audit_log.c.id)
+        chained = _ENTRIES.where(mine).order_by(audit_log.c.position, audit_log.c.id)
         async for entry in self._batches(
             chained.where(audit_log.c.position.is_not(None)), lambda last: place > (last.position, last.id)
         ):
             yield entry
-        astray = _CHAINED.where(mine, audit_log.c.position.is_(None)).order_by(audit_log.c.id)
+        astray = _ENTRIES.where(mine, audit_log.c.position.is_(None)).order_by(audit_log.c.id)
         async for entry in self._batches(astray, lambda last: audit_log.c.id > last.id):
             yield entry
 
@@ -217,9 +218,9 @@ _ONE_SNAPSHOT = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY
 _NO_PROJECT = 0
 # Checking a batch takes the processor for some milliseconds, in which nobody else is answered.
 _CHAIN_BATCH = 500
-_CHAINED = select(
-    *(column for column in audit_log.c if column.name != "details"), cast(audit_log.c.details, Text).label("details")
-)
+# As text: it is what is hashed, and what somebody else wrote may be more than a JSON decoder takes.
+_DETAILS = cast(audit_log.c.details, Text).label("details")
+_ENTRIES = select(*(column for column in audit_log.c if column.name != "details"), _DETAILS)
 _TOKENS = select(api_tokens, projects.c.key.label("project_key")).select_from(
     api_tokens.outerjoin(projects, projects.c.id == api_tokens.c.project_id)
 )

@@ -59,7 +59,11 @@ async def list_tokens(caller: CurrentCaller, access: Access, paging: Paging) -> 
     dependencies=[requires(Scope.ADMIN)],
     responses=documented(*GUARDED, TokenNotFound),
 )
-async def revoke_token(token_id: Annotated[int, Path(ge=1, le=MAX_ID)], caller: CurrentCaller, access: Access) -> None:
+async def revoke_token(
+    token_id: Annotated[int, Path(ge=1, le=MAX_ID, description="The token's `id`, not its secret.")],
+    caller: CurrentCaller,
+    access: Access,
+) -> None:
     """Revoke a token, at once and in every process."""
     await access.revoke_token(caller, token_id)
 

@@ -19,7 +19,10 @@ def _each_once(scopes: list[Scope]) -> list[Scope]:
 class TokenIn(BaseModel):
     """A token to make."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"name": "shop backend", "scopes": ["assignments", "events"]}]},
+    )
 
     name: Name
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=20), AfterValidator(_each_once)]
@@ -60,10 +63,29 @@ class TokenOut(BaseModel):
 class NewTokenOut(TokenOut):
     """A new token; `token` is shown this once."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": 2,
+                    "name": "shop backend",
+                    "scopes": ["assignments", "events"],
+                    "project": "default",
+                    "created_at": "2026-01-31T12:00:00.123456Z",
+                    "expires_at": None,
+                    "revoked_at": None,
+                    "token": "exp_" + 43 * "x",
+                }
+            ]
+        }
+    )
+
     token: str
 
 
 class TokenList(BaseModel):
+    """One page of tokens."""
+
     items: list[TokenOut]
     next_cursor: str | None
 
@@ -71,7 +93,9 @@ class TokenList(BaseModel):
 class ProjectIn(BaseModel):
     """A project to make."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"key": "mobile", "name": "Mobile apps"}]}
+    )
 
     key: Key
     name: Name
@@ -91,12 +115,32 @@ class ProjectOut(BaseModel):
 
 
 class ProjectList(BaseModel):
+    """One page of projects."""
+
     items: list[ProjectOut]
     next_cursor: str | None
 
 
 class AuditEntryOut(BaseModel):
-    """Who did what. `subject` is `experiment:<id>`, `token:<id>` or `project:<id>`."""
+    """Who did what. `subject` is `experiment:<id>`, `metric:<id>`, `token:<id>` or `project:<id>`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": 5,
+                    "at": "2026-01-31T12:00:00.123456Z",
+                    "actor": "token:1",
+                    "action": "token.created",
+                    "subject": "token:2",
+                    "request_id": "701656d3ac78af8220e479c671c148ce",
+                    "details": {"name": "shop backend", "scopes": ["assignments", "events"]},
+                    "position": 4,
+                    "hash": "39126e6747c3257e4f907fa82c3d0bc24b77525c130bb6d92bdc3324cf35db7f",
+                }
+            ]
+        }
+    )
 
     id: int
     at: datetime
@@ -104,7 +148,10 @@ class AuditEntryOut(BaseModel):
     action: str
     subject: str
     request_id: str
-    details: dict[str, Any]
+    details: Annotated[
+        dict[str, Any] | Any,
+        Field(description="An object. Anything else was not written by the service, and the chain is broken there."),
+    ]
     position: Annotated[int | None, Field(description="The entry's place in the chain of its project, from 1.")]
     hash: Annotated[str | None, Field(description="SHA-256 over the hash before it and this entry, in hexadecimal.")]
 
@@ -117,13 +164,15 @@ class AuditEntryOut(BaseModel):
             action=entry.action,
             subject=entry.subject,
             request_id=entry.request_id,
-            details=dict(entry.details),
+            details=entry.details,
             position=entry.position,
             hash=None if entry.hash is None else entry.hash.hex(),
         )
 
 
 class AuditList(BaseModel):
+    """One page of the audit log."""
+
     items: list[AuditEntryOut]
     next_cursor: str | None
 
@@ -146,6 +195,24 @@ class BreakOut(BaseModel):
 
 class ChainReportOut(BaseModel):
     """What the recomputation of a chain found. `head` is the last entry's hash: keep it to ask for it later."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "valid": False,
+                    "entries": 4,
+                    "head": "39126e6747c3257e4f907fa82c3d0bc24b77525c130bb6d92bdc3324cf35db7f",
+                    "first_broken": {
+                        "id": 3,
+                        "at": "2026-01-31T12:00:00.123456Z",
+                        "reason": "CHANGED",
+                        "detail": "entry 3, or the one before it, is not what was hashed",
+                    },
+                }
+            ]
+        }
+    )
 
     valid: bool
     entries: int

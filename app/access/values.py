@@ -1,10 +1,8 @@
 """Projects, tokens and entries of the audit log as values."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
 from app.access.scopes import Scope
 
@@ -43,7 +41,8 @@ class AuditEntry:
     action: str
     subject: str
     request_id: str
-    details: Mapping[str, Any]
+    # A mapping, unless somebody put something else in its place.
+    details: object
     # The entry's place in its chain, from 1, and the hash that covers it and all before it; `None` if somebody
     # wrote the entry past the chain.
     position: int | None

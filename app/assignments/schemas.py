@@ -49,7 +49,12 @@ Context = Annotated[
 class AssignIn(BaseModel):
     """A question about one user in one experiment."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"experiment": "green-button", "user_id": "user-42", "context": {"country": "DE"}}]
+        },
+    )
 
     experiment: Reference
     user_id: UserId
@@ -60,7 +65,10 @@ class AssignIn(BaseModel):
 class BulkForUserIn(BaseModel):
     """One user, many experiments; left out: all running ones."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"user_id": "user-42", "experiment_ids": ["green-button", 7], "enroll": True}]},
+    )
 
     user_id: UserId
     experiment_ids: Annotated[list[AnyReference], Field(max_length=MAX_BULK)] | None = None
@@ -74,7 +82,10 @@ class BulkForUserIn(BaseModel):
 class BulkForExperimentIn(BaseModel):
     """One experiment, many users."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"experiment": "green-button", "user_ids": ["user-42", "user-43"]}]},
+    )
 
     experiment: Reference
     user_ids: Annotated[list[UserId], Field(min_length=1, max_length=MAX_BULK)]
@@ -82,6 +93,8 @@ class BulkForExperimentIn(BaseModel):
 
 
 class VariantAnswerOut(BaseModel):
+    """The variant to show; `config` is what the experiment says about it."""
+
     id: int
     key: str
     name: str
@@ -90,6 +103,24 @@ class VariantAnswerOut(BaseModel):
 
 class AssignmentOut(BaseModel):
     """A user's variant, or null with the reason why there is none."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "experiment_id": 7,
+                    "experiment_key": "green-button",
+                    "user_id": "user-42",
+                    "variant": {"id": 16, "key": "green", "name": "Green", "config": {"color": "#0a0"}},
+                    "enrolled": True,
+                    "reason": "NEW_ASSIGNMENT",
+                    "source": "hash",
+                    "version": 1,
+                    "assigned_at": "2026-01-31T12:00:00.123456Z",
+                }
+            ]
+        }
+    )
 
     experiment_id: int
     experiment_key: str
@@ -137,6 +168,8 @@ class StoredAssignmentOut(BaseModel):
 
 
 class StoredAssignmentList(BaseModel):
+    """One page of stored assignments."""
+
     items: list[StoredAssignmentOut]
     next_cursor: str | None
 
@@ -144,7 +177,7 @@ class StoredAssignmentList(BaseModel):
 class OverrideIn(BaseModel):
     """The key of the variant to force."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"variant": "green"}]})
 
     variant: Key
 
@@ -175,7 +208,10 @@ class ImportIn(BaseModel):
                     "maxItems": MAX_BULK,
                     "items": {"$ref": "#/components/schemas/ImportRowIn"},
                 }
-            }
+            },
+            "examples": [
+                {"assignments": [{"user_id": "user-42", "variant": "green", "assigned_at": "2026-01-31T12:00:00Z"}]}
+            ],
         },
     )
 

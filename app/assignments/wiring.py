@@ -18,7 +18,7 @@ class _UserIdConvertor(PathConvertor):
 
 register_url_convertor("user_id", _UserIdConvertor())
 
-UserIdInPath = Annotated[UserId, Path(alias="user_id")]
+UserIdInPath = Annotated[UserId, Path(alias="user_id", description="Your id of the user; percent-encode it.")]
 
 
 def _assignments(request: Request) -> AssignmentService:

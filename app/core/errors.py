@@ -1,8 +1,12 @@
 """The one tree of errors that callers can cause; contexts subclass these with a stable slug."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypedDict
 
+# How Pydantic calls the bounds of a number, and how we do.
+_BOUNDS: Mapping[str, str] = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+_OF_NUMBERS = frozenset({"greater_than_equal", "greater_than", "less_than_equal", "less_than", "finite_number"})
 # Marks parts of an error's location that name a form of a body, not a field.
 TAG_PREFIX = "form:"
 
@@ -38,6 +42,25 @@ class Conflict(AppError):
     status = 409
     slug = "conflict"
     title = "Conflict with the current state"
+
+
+class ReferenceNotFound(NotFound):
+    """Nothing of a kind has this id or key in the project. `noun` names one of the kind, as `metric`."""
+
+    noun: ClassVar[str]
+
+    def __init__(self, reference: str) -> None:
+        super().__init__(f"No {self.noun} has the id or key {reference[:80]!r} in this project.")
+
+
+class KeyTaken(Conflict):
+    """Another one of the kind has this key in the project. `way_out` says what else can be done."""
+
+    noun: ClassVar[str]
+    way_out: ClassVar[str] = ""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"key: {self.noun} with the key {key!r} exists in this project; choose another{self.way_out}.")
 
 
 class Forbidden(AppError):
@@ -115,4 +138,20 @@ def field_problem(item: Mapping[str, Any]) -> FieldProblem:
     detail = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if item["type"] == "extra_forbidden":
         detail = "unknown field; remove it"
+    elif item["type"] in _OF_NUMBERS and (given := _not_finite(item.get("input"))) is not None:
+        # Pydantic names the bound that NaN or infinity does not keep, which is not what is wrong with it.
+        bounds = [f" {words} {item['ctx'][name]}" for name, words in _BOUNDS.items() if name in item.get("ctx", ())]
+        wanted = f"a number{bounds[0]}" if bounds else "an ordinary number"
+        detail = f"must be a finite number, not {given}; send {wanted}"
     return {"field": ".".join(location) or "body", "detail": detail}
+
+
+def _not_finite(value: object) -> str | None:
+    """Return the name of a number that is NaN or infinite, `None` for everything else."""
+    try:
+        number = float(value) if isinstance(value, float | str) else 0.0
+    except ValueError:
+        return None
+    if math.isnan(number):
+        return "NaN"
+    return "infinity" if math.isinf(number) else None

@@ -4,22 +4,16 @@ from typing import Annotated
 
 from pydantic import AfterValidator, StringConstraints
 
-from app.core.text import refuse_control_characters
+from app.core.text import refuse_blank, refuse_control_characters
 
 KEY_FORM = "[a-z][a-z0-9_-]{0,63}"
 KEY_PATTERN = f"^{KEY_FORM}$"
 Key = Annotated[str, StringConstraints(pattern=KEY_PATTERN)]
 
 
-def _not_blank(name: str) -> str:
-    if not name.strip():
-        raise ValueError("must not be blank")
-    return name
-
-
 Name = Annotated[
     str,
     StringConstraints(min_length=1, max_length=200),
     AfterValidator(refuse_control_characters),
-    AfterValidator(_not_blank),
+    AfterValidator(refuse_blank),
 ]

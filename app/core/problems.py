@@ -31,7 +31,20 @@ class FieldProblemBody(BaseModel):
 class Problem(BaseModel):
     """What every error looks like."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": _TYPE_BASE + "validation-error",
+                    "title": "The request is not valid",
+                    "status": 422,
+                    "detail": "name: must not be blank; give at least one visible character",
+                    "errors": [{"field": "name", "detail": "must not be blank; give at least one visible character"}],
+                }
+            ]
+        },
+    )
 
     type: str
     title: str

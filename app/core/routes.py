@@ -1,16 +1,16 @@
-"""The route class of every endpoint: admission first, then strict JSON and no unknown query parameters."""
+"""The route class of every endpoint: admission first, then strict JSON, and of query parameters only what is known."""
 
 import email.message
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from enum import Enum
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, get_args, get_origin, runtime_checkable
 
 from fastapi import APIRouter, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
-from app.core.errors import BodyTooLarge, Invalid, MalformedBody, UnsupportedMediaType
+from app.core.errors import BodyTooLarge, FieldProblem, Invalid, MalformedBody, UnsupportedMediaType
 from app.core.json_body import decode_json
 
 API_PREFIX = "/api/v1"
@@ -33,7 +33,7 @@ class StrictRoute(APIRoute):
         handle = super().get_route_handler()
         dependencies: list[object] = [item.dependency for item in self.dependencies]
         guards = [item for item in dependencies if isinstance(item, Guard)]
-        known = _query_names(self.dependant)
+        known = _query_parameters(self.dependant)
         open_prefix = (self.openapi_extra or {}).get("x-open-query-prefix")
         takes_body = self.body_field is not None
         max_body_bytes = (self.openapi_extra or {}).get(MAX_BODY_KEY, MAX_BODY_BYTES)
@@ -41,7 +41,7 @@ class StrictRoute(APIRoute):
         async def handle_strictly(request: Request) -> Response:
             for guard in guards:
                 await guard.admit(request)
-            _refuse_unknown_query(request, known, open_prefix)
+            _refuse_query(request, known, open_prefix)
             if takes_body:
                 _refuse_other_media(request)
                 await _decode_strictly(request, max_body_bytes)
@@ -80,22 +80,37 @@ async def _read_body(request: Request, max_bytes: int) -> bytes:
     return b"".join(chunks)
 
 
-def _query_names(dependant: Dependant) -> frozenset[str]:
-    names = {field.alias for field in dependant.query_params}
+def _query_parameters(dependant: Dependant) -> dict[str, bool]:
+    """Return the names of the query parameters, and of each whether it may be given several times."""
+    found = {field.alias: _is_list(field.field_info.annotation) for field in dependant.query_params}
     for inner in dependant.dependencies:
-        names |= _query_names(inner)
-    return frozenset(names)
+        found |= _query_parameters(inner)
+    return found
 
 
-def _refuse_unknown_query(request: Request, known: frozenset[str], open_prefix: str | None) -> None:
-    unknown = [
-        name
-        for name in dict.fromkeys(key for key, _ in request.query_params.multi_items())
-        if name not in known and not (open_prefix and name.startswith(open_prefix))
-    ]
-    if unknown:
-        allowed = f"allowed: {', '.join(sorted(known))}" if known else "this path takes none; remove it"
-        raise Invalid([{"field": name, "detail": f"unknown query parameter; {allowed}"} for name in unknown])
+def _is_list(annotation: object) -> bool:
+    return get_origin(annotation) is list or any(get_origin(part) is list for part in get_args(annotation))
+
+
+def _refuse_query(request: Request, known: Mapping[str, bool], open_prefix: str | None) -> None:
+    """Refuse what would be ignored: parameters that the path does not know, and the first ones of repeated ones.
+
+    Raises:
+        Invalid: with every such parameter.
+    """
+    names = [name for name, _ in request.query_params.multi_items()]
+    allowed = f"allowed: {', '.join(sorted(known))}" if known else "this path takes none; remove it"
+    problems: list[FieldProblem] = []
+    for name in dict.fromkeys(names):
+        if name not in known:
+            # Parameters with the open prefix are the route's own to judge.
+            if not (open_prefix and name.startswith(open_prefix)):
+                problems.append({"field": name, "detail": f"unknown query parameter; {allowed}"})
+        elif not known[name] and (given := names.count(name)) > 1:
+            detail = f"is given {given} times, but has one value; give it once"
+            problems.append({"field": name, "detail": detail})
+    if problems:
+        raise Invalid(problems)
 
 
 def _refuse_other_media(request: Request) -> None:

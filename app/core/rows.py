@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.core.errors import field_problem
 
@@ -32,6 +32,19 @@ class RowError(BaseModel):
 
 class BatchOut(BaseModel):
     """What became of a batch."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "accepted": 2,
+                    "duplicates": 0,
+                    "rejected": 1,
+                    "errors": [{"index": 1, "code": "INVALID_FIELD", "detail": "value: must be a number"}],
+                }
+            ]
+        }
+    )
 
     accepted: int
     duplicates: int

@@ -1,7 +1,8 @@
-"""Which text the platform stores: any Unicode scalar values but control characters."""
+"""Which text the platform stores: any Unicode scalar values but control characters, and names that can be seen."""
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterator
 
 import msgspec
@@ -12,6 +13,8 @@ MAX_JSON_DEPTH = 64
 # What encoded JSON may show of a control character, or of infinity, which is encoded as null. Harmless text may
 # look like it, too, so that a find is only a reason to look at every leaf.
 _SUSPICIOUS = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\\[bfu]|null")
+# Blank like spaces, and letters or symbols by their category: fillers of Hangul, and the Braille cell without dots.
+_BLANK_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 _UNSTORABLE_IN_FREE_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -39,6 +42,17 @@ def refuse_control_characters_but_line_breaks(text: str) -> str:
     """
     if (found := _UNSTORABLE_IN_FREE_TEXT.search(text)) is not None:
         raise ValueError(_refusal(found))
+    return text
+
+
+def refuse_blank(text: str) -> str:
+    """Return `text`, for what somebody has to see.
+
+    Raises:
+        ValueError: it holds blanks and invisible characters alone.
+    """
+    if all(character in _BLANK_LETTERS or unicodedata.category(character)[0] in "ZC" for character in text):
+        raise ValueError("must not be blank; give at least one visible character")
     return text
 
 

@@ -208,9 +208,11 @@ class DiagnosisRepository:
         return [dict(row) for row in (await self._connection.execute(text(sql), parameters)).mappings()]
 
 
-def _fields(action: str, details: dict[str, Any]) -> tuple[str, ...]:
-    """Return the fields that a change set; of other actions the details are no fields."""
-    return tuple(sorted(name for name in details if name != "version")) if action == "experiment.changed" else ()
+def _fields(action: str, details: object) -> tuple[str, ...]:
+    """Return the fields that a change set; of other actions the details are no fields, nor is what no object is."""
+    if action != "experiment.changed" or not isinstance(details, dict):
+        return ()
+    return tuple(sorted(name for name in details if name != "version"))
 
 
 def _kept(selection: Selection) -> tuple[str, dict[str, Any]]:

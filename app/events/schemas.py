@@ -112,7 +112,15 @@ class EventBatchIn(BaseModel):
                     "maxItems": MAX_EVENTS,
                     "items": {"$ref": "#/components/schemas/EventIn"},
                 }
-            }
+            },
+            "examples": [
+                {
+                    "events": [
+                        {"user_id": "user-42", "event_type": "view"},
+                        {"user_id": "user-42", "event_type": "purchase", "value": 19.99},
+                    ]
+                }
+            ],
         },
     )
 

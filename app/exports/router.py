@@ -25,7 +25,20 @@ from app.results.values import Question
 
 router = routes.router(tags=["exports"])
 
-_FILE = {"description": "The file, sent while it is made.", "content": {form.media_type: {} for form in ExportFormat}}
+# A table's rows have the columns that docs/export.md lists.
+_TABLE = {"type": "string", "format": "binary"}
+_ANSWER_OR_ROWS = {
+    "anyOf": [
+        {"$ref": "#/components/schemas/ResultsOut"},
+        {"type": "array", "items": {"type": "object"}, "description": "Rows of assignments or events."},
+    ]
+}
+_FILE = {
+    "description": "The file, sent while it is made.",
+    "content": {
+        form.media_type: {"schema": _ANSWER_OR_ROWS if form is ExportFormat.JSON else _TABLE} for form in ExportFormat
+    },
+}
 
 
 @router.get(

@@ -11,6 +11,7 @@ from sqlalchemy import text
 from app.core.db import Database
 from app.core.moments import FIRST_YEAR
 from app.events.messages import MOST_AHEAD
+from app.experiments.population import ExposureRule
 from app.experiments.registry import ExperimentRegistry
 from app.experiments.values import Experiment
 from app.exports.copying import Copying
@@ -156,10 +157,21 @@ class ExportService:
                 else reaches(before, _EVER, question.start)
             )
         if not complete:
-            raise StoreDropped(
-                f"PostgreSQL has dropped events that were ingested before {before.isoformat()}, and exports read"
-                f" PostgreSQL. Export from start_date={(before + MOST_AHEAD).isoformat()} on; results still count all."
-            )
+            raise _dropped(experiment, before, counted=counted)
+
+
+def _dropped(experiment: Experiment, before: datetime, *, counted: bool) -> StoreDropped:
+    """Say from when on the events are all there, and how to ask for these."""
+    complete_from = (before + MOST_AHEAD).isoformat()
+    way_out = f"Export from start_date={complete_from} on"
+    if counted and experiment.population.exposure is ExposureRule.EVENT:
+        # The first exposure of a user may be among what was dropped, and nobody knows then which events count.
+        way_out = f"With counted=false they can be exported from start_date={complete_from} on"
+    return StoreDropped(
+        f"PostgreSQL has dropped events that were ingested before {before.isoformat()}, and exports read PostgreSQL."
+        f" {way_out}; results still count all.",
+        complete_from=complete_from,
+    )
 
 
 def _export(experiment: Experiment, of: ExportOf, form: ExportFormat, produce: Produce) -> Export:

@@ -121,6 +121,34 @@ def test_audit__entry_changed__is_found(tenant: Tenant, change: str) -> None:
     assert tenant.verify()["first_broken"]["at"] is not None
 
 
+@pytest.mark.parametrize(
+    ("json_text", "shown"),
+    [
+        ("[1, 2]", [1, 2]),
+        ("null", None),
+        ('"x"', "x"),
+        ("7", 7),
+        ("true", True),
+        ("{}", {}),
+        ("[" * 300 + "]" * 300, "[" * 300 + "]" * 300),
+    ],
+    ids=["array", "null", "text", "number", "truth", "empty", "deep"],
+)
+def test_audit__details_replaced__are_listed_as_they_are_and_found(tenant: Tenant, json_text: str, shown: Any) -> None:
+    (changed,) = [entry for entry in tenant.entries() if entry["action"] == "experiment.changed"]
+    tenant.tamper(f"UPDATE audit_log SET details = '{json_text}' WHERE id = {changed['id']}")
+
+    listed = {item["id"]: item["details"] for item in walk(tenant.client, "/audit", limit=2)}
+
+    assert listed[changed["id"]] == shown
+    assert len(listed) >= 6
+    assert tenant.broken() == (changed["id"], "CHANGED")
+    # What else reads the log goes on as well.
+    for path in ("plan", "diagnosis"):
+        response = tenant.client.get(f"/{changed['subject'].replace('experiment:', 'experiments/')}/{path}")
+        assert response.status_code == 200, response.text
+
+
 def test_audit__entry_removed_in_the_middle__is_found(tenant: Tenant) -> None:
     _, removed, next_one, *_ = tenant.entries()
     tenant.tamper(f"DELETE FROM audit_log WHERE id = {removed['id']}")

@@ -1,12 +1,14 @@
 """Every error is a complete problem, and every answer carries a request id."""
 
+import json
+import re
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.conftest import MakeClient
-from tests.factories import event_body, expect_problem, experiment_body, make_experiment
+from tests.factories import event_body, expect_problem, experiment_body, make_experiment, unique
 from tests.service_process import ServiceProcess
 
 _BODY_ROUTES = [
@@ -89,6 +91,88 @@ def test_query__unknown_parameter__is_422_also_beside_a_body(
 )
 def test_query__unknown_parameter__is_422(client: httpx.Client, key: str, path: str) -> None:
     expect_problem(client.get(f"{path.format(e=key)}?verbose=1"), 422, field="verbose")
+
+
+def test_query__parameter_given_twice__is_422_on_every_path_that_takes_one_value(
+    client: httpx.Client, root: httpx.Client, key: str
+) -> None:
+    document = root.get("/api/v1/openapi.json").json()
+    tried = 0
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            for parameter in operation.get("parameters", ()):
+                if parameter["in"] != "query" or not path.startswith("/api/v1/"):
+                    continue
+                name, is_list = parameter["name"], parameter["schema"].get("type") == "array"
+                there = re.sub(r"\{[^}]*\}", "1", path.replace("{experiment}", key)).removeprefix("/api/v1")
+                response = client.request(method, f"{there}?{name}=1&{name}=1")
+                refused = response.status_code == 422 and f"{name}: is given 2 times" in response.json()["detail"]
+                assert refused is not is_list, f"{method} {path} {name}: {response.text[:300]}"
+                tried += 1
+    assert tried > 60
+
+
+def test_query__parameter_given_twice__is_named_with_the_way_out(client: httpx.Client, key: str) -> None:
+    path = f"/experiments/{key}/results?source=hot&source=cold&min_sample=1&min_sample=1&min_sample=2&metrics=avg_value"
+    problem = expect_problem(client.get(f"{path}&metrics=p95_value"), 422)
+    assert problem["errors"] == [
+        {"field": "source", "detail": "is given 2 times, but has one value; give it once"},
+        {"field": "min_sample", "detail": "is given 3 times, but has one value; give it once"},
+    ]
+
+
+@pytest.mark.parametrize("value", ["nan", "NaN", "inf", "-Infinity", "1e999"])
+def test_query__number_that_is_not_finite__says_so_and_what_to_send(
+    client: httpx.Client, root: httpx.Client, key: str, value: str
+) -> None:
+    operation = root.get("/api/v1/openapi.json").json()["paths"]["/api/v1/experiments/{experiment}/results"]["get"]
+    numbers = [item["name"] for item in operation["parameters"] if '"number"' in json.dumps(item["schema"])]
+    assert {"confidence_level", "prior_alpha", "prior_lift_std", "target_mde"} <= set(numbers)
+    problem = expect_problem(client.get(f"/experiments/{key}/results", params=dict.fromkeys(numbers, value)), 422)
+    assert sorted(error["field"] for error in problem["errors"]) == sorted(numbers)
+    for error in problem["errors"]:
+        assert re.match(r"must be a finite number, not (NaN|infinity); send a number (at|more|less)", error["detail"])
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/power", '{"baseline": 1e999, "mde_relative": 0.1, "power": 0.8}', "baseline"),
+        ("/power", '{"baseline": 0.1, "mde_relative": 0.1, "power": -1e999}', "power"),
+        ("/events", '{"user_id": "u", "event_type": "e", "value": 1e999}', "value"),
+        ("/metrics", '{"key": "m", "kind": "sum", "cap": 1e999}', "cap"),
+        ("/metrics", '{"key": "m", "kind": "sum", "winsorize": 1e999}', "winsorize"),
+    ],
+)
+def test_body__number_that_is_not_finite__says_so(client: httpx.Client, path: str, body: str, field: str) -> None:
+    problem = expect_problem(client.post(path, content=body, headers=_json()), 422, field=field)
+    assert "must be a finite number, not infinity; send " in problem["detail"]
+
+
+@pytest.mark.parametrize("blank", [" ", "\u3000\u00a0", "\u200b", "\u2800"])
+@pytest.mark.parametrize(
+    ("path", "fields", "field"),
+    [
+        ("/experiments", {"name": "_"}, "name"),
+        ("/experiments", {"plan": {"hypothesis": "_"}}, "plan.hypothesis"),
+        (
+            "/experiments",
+            {"population": {"exposure": "event", "exposure_event_type": "_"}},
+            "population.exposure_event_type",
+        ),
+        ("/metrics", {"kind": "sum", "name": "_"}, "name"),
+        ("/metrics", {"kind": "sum", "unit": "_"}, "unit"),
+        ("/tokens", {"name": "_", "scopes": ["events"]}, "name"),
+        ("/projects", {"name": "_"}, "name"),
+    ],
+)
+def test_text__of_blanks_alone__is_422(
+    client: httpx.Client, path: str, fields: dict[str, Any], field: str, blank: str
+) -> None:
+    body = experiment_body() if path == "/experiments" else {} if path == "/tokens" else {"key": unique("blank")}
+    filled = json.loads(json.dumps({**body, **fields}).replace('"_"', json.dumps(blank)))
+    problem = expect_problem(client.post(path, json=filled), 422, field=field)
+    assert problem["errors"] == [{"field": field, "detail": "must not be blank; give at least one visible character"}]
 
 
 @pytest.mark.parametrize(

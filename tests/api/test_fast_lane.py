@@ -77,7 +77,7 @@ def test_lane__get_in_every_state__answers_as_the_route_does(
     client: httpx.Client, experiments: dict[str, Json], name: str, plain: str
 ) -> None:
     experiment = experiments.get(name, {"key": "no-such", "id": 999_999_999})
-    others = ["?enroll=0", "?enroll=False"] if plain == "?enroll=false" else ["?enroll=1", "?enroll=true&enroll=true"]
+    others = ["?enroll=0", "?enroll=False"] if plain == "?enroll=false" else ["?enroll=1", "?enroll=True"]
     for reference in (experiment["key"], experiment["id"]):
         path = f"/experiments/{reference}/assignment/known"
         for other in others:

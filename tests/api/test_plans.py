@@ -172,7 +172,7 @@ def test_plan__of_a_draft__follows_its_metrics_until_the_start(client: httpx.Cli
     for key in (follows, pinned):
         assert client.patch(f"/metrics/{key}", json={"cap": 7}).json()["version"] == 2
     assert [(item["version"], item["recipe"]["cap"]) for item in _attached(client, experiment)] == [
-        *((1, None), (2, 7), (1, None)),
+        *((None, None), (2, 7), (1, None)),
     ]
     draft = _sealed(client, experiment)
     assert (draft["hash"], draft["sealed_at"], draft["verified"]) == (None, None, None)
@@ -259,7 +259,7 @@ def test_metric__attached_after_the_start__is_exploratory_for_ever(client: httpx
     assert (added.json()["exploratory"], added.json()["version"], added.json()["margin"]) == (True, 1, 0.1)
     items = _attached(client, experiment)
     assert [(item["metric"], item["exploratory"], item["version"]) for item in items] == [
-        ("conversion_rate", False, 1),
+        ("conversion_rate", False, None),
         (planned, False, 1),
         (later, True, 1),
     ]
@@ -271,7 +271,6 @@ def test_metric__attached_after_the_start__is_exploratory_for_ever(client: httpx
     expect_problem(client.post(path, json={"metric": "avg_value", "role": "primary"}), 409, field="role")
     problem = expect_problem(client.delete(f"{path}/{planned}"), 409)
     assert problem["type"].endswith(":planned-metric-stays")
-    expect_problem(client.delete(f"/metrics/{later}"), 409)
     metric_id = items[2]["metric_id"]
     assert client.delete(f"{path}/{metric_id}").status_code == 204
     expect_problem(client.delete(f"{path}/{later}"), 404)
@@ -285,7 +284,8 @@ def test_metric__attached_to_a_draft__is_part_of_its_plan(client: httpx.Client) 
     path = f"/experiments/{experiment['id']}/metrics"
     for metric, role in (("conversion_rate", "primary"), ("avg_value", "secondary")):
         added = client.post(path, json={"metric": metric, "role": role})
-        assert (added.status_code, added.json()["exploratory"], added.json()["metric_id"]) == (201, False, None)
+        assert (added.status_code, added.json()["exploratory"]) == (201, False)
+        assert (added.json()["metric_id"], added.json()["version"]) == (None, None)
     problem = expect_problem(client.post(path, json={"metric": "p95_value", "role": "primary"}), 409)
     assert problem["type"].endswith(":primary-taken")
     assert client.delete(f"{path}/conversion_rate").status_code == 204
@@ -323,6 +323,14 @@ def test_attach__version_that_there_is_not__names_those_there_are(client: httpx.
     assert "versions 1 to 1" in expect_problem(response, 422, field="version")["detail"]
 
 
+def test_metrics__that_need_no_set_up__have_no_version_as_in_results(client: httpx.Client) -> None:
+    experiment = make_experiment(client, plan=_plan(_metric(client)))
+    assert [item["version"] for item in _attached(client, experiment)] == [None, 1]
+    assert [item["version"] for item in experiment["plan"]["metrics"]] == [None, 1]
+    results = client.get(f"/experiments/{experiment['id']}/results", params={"metrics": "attached"}).json()
+    assert [item["version"] for item in results["definitions"]] == [None, 1]
+
+
 def test_metrics__of_an_archived_experiment__stay(client: httpx.Client) -> None:
     plan = {"metrics": [{"metric": "avg_value", "role": "secondary"}]}
     experiment = make_experiment(client, state="archived", plan=plan)
@@ -353,14 +361,17 @@ def test_metric__changed_in_one_process__is_what_drafts_in_another_have(
     assert (items[1]["version"], items[1]["recipe"]["cap"]) == (2, 3)
 
 
-def test_metric__deleted_while_drafts_plan_with_it__is_either_there_or_refused(client: httpx.Client) -> None:
+def test_metric__removed_while_drafts_plan_with_it__is_archived_or_nobodys(client: httpx.Client) -> None:
     for _ in range(5):
         metric = _metric(client)
         body = experiment_body(plan=_plan(metric))
         with ThreadPoolExecutor(2) as pool:
             created = pool.submit(client.post, "/experiments", json=body)
             deleted = pool.submit(client.delete, f"/metrics/{metric}")
-        assert (created.result().status_code, deleted.result().status_code) in {(201, 409), (422, 204)}
+        assert deleted.result().status_code == 204
+        left = client.get(f"/metrics/{metric}")
+        assert (created.result().status_code, left.status_code) in {(201, 200), (422, 404)}
+        assert left.status_code == 404 or left.json()["archived_at"] is not None
 
 
 def test_metric__changed_while_its_experiment_starts__is_sealed_as_it_was_or_as_it_is(client: httpx.Client) -> None:

@@ -15,52 +15,26 @@ from tests.service_process import ServiceProcess
 
 _SCOPES = ("experiments:read", "experiments:write", "assignments", "events", "results", "admin")
 _INCLUDED = {"experiments:write": {"experiments:read"}, "admin": set(_SCOPES)}
-_ONE = "/experiments/{experiment}"
-# What each operation needs; paths of later additions belong here, too.
-_NEEDS: dict[tuple[str, str], str] = {
-    ("get", "/experiments"): "experiments:read",
-    ("get", _ONE): "experiments:read",
-    ("post", "/experiments"): "experiments:write",
-    ("patch", _ONE): "experiments:write",
-    ("delete", _ONE): "experiments:write",
-    **{("post", f"{_ONE}/{m}"): "experiments:write" for m in ("start", "pause", "resume", "complete", "archive")},
-    ("post", f"{_ONE}/assignments/import"): "experiments:write",
-    ("get", f"{_ONE}/plan"): "experiments:read",
-    ("get", f"{_ONE}/metrics"): "experiments:read",
-    ("post", f"{_ONE}/metrics"): "experiments:write",
-    ("delete", f"{_ONE}/metrics/{{metric}}"): "experiments:write",
-    ("get", "/metrics"): "experiments:read",
-    ("post", "/metrics"): "experiments:write",
-    ("get", "/metrics/{metric}"): "experiments:read",
-    ("patch", "/metrics/{metric}"): "experiments:write",
-    ("delete", "/metrics/{metric}"): "experiments:write",
-    ("get", "/metrics/{metric}/versions"): "experiments:read",
-    ("put", f"{_ONE}/overrides/{{user_id}}"): "experiments:write",
-    ("delete", f"{_ONE}/overrides/{{user_id}}"): "experiments:write",
-    ("get", f"{_ONE}/assignment/{{user_id}}"): "assignments",
-    ("post", "/assignments"): "assignments",
-    ("post", "/assignments/bulk"): "assignments",
-    ("post", "/events"): "events",
-    ("post", "/events/batch"): "events",
-    ("get", f"{_ONE}/assignments"): "results",
-    ("get", f"{_ONE}/results"): "results",
-    ("get", f"{_ONE}/results/{{answer_id}}"): "results",
-    ("get", f"{_ONE}/diagnosis"): "results",
-    ("post", f"{_ONE}/query/explain"): "results",
-    ("get", f"{_ONE}/report"): "results",
-    ("post", f"{_ONE}/calibrations"): "results",
-    ("get", f"{_ONE}/calibrations"): "results",
-    ("get", f"{_ONE}/calibrations/{{calibration_id}}"): "results",
-    ("get", f"{_ONE}/export"): "results",
-    ("post", "/power"): "results",
-    ("post", "/tokens"): "admin",
-    ("get", "/tokens"): "admin",
-    ("delete", "/tokens/{token_id}"): "admin",
-    ("post", "/projects"): "admin",
-    ("get", "/projects"): "admin",
-    ("get", "/audit"): "admin",
-    ("get", "/audit/verify"): "admin",
-    ("get", "/system/pipeline"): "admin",
+# What each operation needs; paths of later additions belong here, too. `~` is one experiment.
+_OPERATIONS = {
+    "experiments:read": "get /experiments, get ~, get ~/plan, get ~/metrics, get /metrics, get /metrics/{metric},"
+    " get /metrics/{metric}/versions",
+    "experiments:write": "post /experiments, patch ~, delete ~, post ~/start, post ~/pause, post ~/resume,"
+    " post ~/complete, post ~/archive, post ~/assignments/import, post ~/metrics, delete ~/metrics/{metric},"
+    " post /metrics, patch /metrics/{metric}, delete /metrics/{metric}, put ~/overrides/{user_id},"
+    " delete ~/overrides/{user_id}",
+    "assignments": "get ~/assignment/{user_id}, post /assignments, post /assignments/bulk",
+    "events": "post /events, post /events/batch",
+    "results": "get ~/assignments, get ~/results, get ~/results/{answer_id}, get ~/diagnosis, post ~/query/explain,"
+    " get ~/report, post ~/calibrations, get ~/calibrations, get ~/calibrations/{calibration_id}, get ~/export,"
+    " post /power",
+    "admin": "post /tokens, get /tokens, delete /tokens/{token_id}, post /projects, get /projects, get /audit,"
+    " get /audit/verify, get /system/pipeline",
+}
+_NEEDS = {
+    (method, path.replace("~", "/experiments/{experiment}")): scope
+    for scope, operations in _OPERATIONS.items()
+    for method, path in (operation.split() for operation in operations.split(", "))
 }
 
 
@@ -125,7 +99,7 @@ def test_scopes__several_together__open_what_each_of_them_opens(
 ) -> None:
     token = make_token("events", "results")["token"]
     assert _call(stranger, "post", "/events", token).status_code == 422
-    assert _call(stranger, "get", f"{_ONE}/assignments", token).status_code == 404
+    assert _call(stranger, "get", "/experiments/{experiment}/assignments", token).status_code == 404
     expect_problem(_call(stranger, "get", "/experiments", token), 403)
 
 

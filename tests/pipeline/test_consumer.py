@@ -133,11 +133,7 @@ async def test_session__messages_taken__are_committed_once_clickhouse_has_them(
     kafka = FakeKafka([event_message(number) for number in range(1, 301)])
     session, stopping = _session(kafka, clickhouse, metrics, rows=100)
 
-    consuming = asyncio.create_task(session.consume())
-    await eventually(lambda: _equals(lambda: kafka.offsets, {EVENTS: 300}))
-    stopping.set()
-    await consuming
-    await session.close()
+    await _consume_until(session, stopping, kafka, 300)
 
     assert await column(clickhouse, "SELECT count() FROM events") == [300]
 
@@ -235,17 +231,7 @@ async def test_session__offsets_gone__ends_without_committing(clickhouse: ClickH
 async def test_session__rows_dropped_unread__end_the_proof_before_anything_is_loaded(
     clickhouse: ClickHouse, metrics: Metrics, committed: int | None, first_kept: int
 ) -> None:
-    kafka = FakeKafka([event_message(number) for number in range(1, 51)], first_kept=first_kept)
-    if committed is not None:
-        kafka.offsets[EVENTS] = committed
-    proof = FakeProof(clickhouse)
-    session, stopping = _session(kafka, clickhouse, metrics, rows=100, proof=proof)
-
-    consuming = asyncio.create_task(session.consume())
-    await eventually(lambda: _equals(lambda: kafka.offsets, {EVENTS: 50}))
-    stopping.set()
-    await consuming
-    await session.close()
+    proof = await _consume_fifty(clickhouse, metrics, committed=committed, first_kept=first_kept)
 
     assert proof.loaded_by_then == [0]
     assert await column(clickhouse, "SELECT count() FROM events") == [50 - first_kept]
@@ -255,17 +241,7 @@ async def test_session__rows_dropped_unread__end_the_proof_before_anything_is_lo
 async def test_session__all_rows_kept__leaves_the_proof(
     clickhouse: ClickHouse, metrics: Metrics, committed: int | None
 ) -> None:
-    kafka = FakeKafka([event_message(number) for number in range(1, 51)])
-    if committed is not None:
-        kafka.offsets[EVENTS] = committed
-    proof = FakeProof(clickhouse)
-    session, stopping = _session(kafka, clickhouse, metrics, rows=100, proof=proof)
-
-    consuming = asyncio.create_task(session.consume())
-    await eventually(lambda: _equals(lambda: kafka.offsets, {EVENTS: 50}))
-    stopping.set()
-    await consuming
-    await session.close()
+    proof = await _consume_fifty(clickhouse, metrics, committed=committed)
 
     assert proof.loaded_by_then == []
     assert await column(clickhouse, "SELECT count() FROM events") == [50 - (committed or 0)]
@@ -277,15 +253,7 @@ async def test_session__no_offset_where_a_beat_came_through__ends_the_proof_befo
     moment = "2026-01-01T00:00:00Z"
     beat = {"lane": lane_of(*EVENTS), "beat": 1, "watermark": moment, "ingested_at": moment}
     await clickhouse.insert_json("heartbeats", [json.dumps(beat).encode()])
-    kafka = FakeKafka([event_message(number) for number in range(1, 51)])
-    proof = FakeProof(clickhouse)
-    session, stopping = _session(kafka, clickhouse, metrics, rows=100, proof=proof)
-
-    consuming = asyncio.create_task(session.consume())
-    await eventually(lambda: _equals(lambda: kafka.offsets, {EVENTS: 50}))
-    stopping.set()
-    await consuming
-    await session.close()
+    proof = await _consume_fifty(clickhouse, metrics)
 
     assert proof.loaded_by_then == [0]
 
@@ -475,3 +443,25 @@ def _lanes_without_beats() -> int:
 
 async def _equals(value: Any, expected: Any) -> bool:
     return bool(value() == expected)
+
+
+async def _consume_until(session: Session, stopping: asyncio.Event, kafka: FakeKafka, offset: int) -> None:
+    """Consume until so many records are committed, and end as a worker does."""
+    consuming = asyncio.create_task(session.consume())
+    await eventually(lambda: _equals(lambda: kafka.offsets, {EVENTS: offset}))
+    stopping.set()
+    await consuming
+    await session.close()
+
+
+async def _consume_fifty(
+    clickhouse: ClickHouse, metrics: Metrics, *, committed: int | None = None, first_kept: int = 0
+) -> FakeProof:
+    """Consume a topic of fifty records from a committed offset, and return what became of the proof."""
+    kafka = FakeKafka([event_message(number) for number in range(1, 51)], first_kept=first_kept)
+    if committed is not None:
+        kafka.offsets[EVENTS] = committed
+    proof = FakeProof(clickhouse)
+    session, stopping = _session(kafka, clickhouse, metrics, rows=100, proof=proof)
+    await _consume_until(session, stopping, kafka, 50)
+    return proof

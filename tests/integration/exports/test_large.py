@@ -12,7 +12,7 @@ import psutil
 import pytest
 from pyarrow import compute, parquet
 
-from tests.factories import expect_problem
+from tests.factories import ask, expect_problem, make_experiment
 from tests.integration.exports.conftest import EVENTS, USERS, Large
 from tests.service_process import wait_until
 
@@ -159,6 +159,7 @@ def test_export__events_dropped_from_postgresql__is_refused(large: Large) -> Non
         refused = expect_problem(large.client.get(path, params=query), 409)
         assert refused["type"].endswith(":events-dropped")
         assert "start_date=2026-01-02T00:00:00+00:00" in refused["detail"]
+        assert refused["complete_from"] == "2026-01-02T00:00:00+00:00"
         expect_problem(large.client.get(path, params=query | {"counted": "false"}), 409)
         for counted in ("true", "false"):
             last_ten = datetime(2026, 1, 2, tzinfo=UTC) + timedelta(microseconds=EVENTS - 10)
@@ -167,5 +168,14 @@ def test_export__events_dropped_from_postgresql__is_refused(large: Large) -> Non
                 assert response.status_code == 200
                 assert len(response.read().splitlines()) == 1 + 10
         assert large.client.get(path, params={"of": "assignments"}).status_code == 200
+        # Which event was a user's first exposure is not known any more.
+        by_event = make_experiment(large.client, population={"exposure": "event"})
+        user = ask(large.client, by_event, "user-1")["user_id"]
+        large.client.post("/events", json={"user_id": user, "event_type": "exposure"})
+        path, later = f"/experiments/{by_event['id']}/export", query | {"start_date": refused["complete_from"]}
+        large.service.rows("UPDATE assignments SET assigned_at = '2025-12-01' WHERE experiment_id = $1", by_event["id"])
+        again = expect_problem(large.client.get(path, params=later), 409)
+        assert "With counted=false they can be exported from start_date=" in again["detail"]
+        assert large.client.get(path, params=later | {"counted": "false"}).status_code == 200
     finally:
         large.service.rows("DELETE FROM dropped_partitions")

@@ -1,7 +1,7 @@
 """PostgreSQL, ClickHouse and both together measure the same, to the last bit, and what a plain loop says."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -197,55 +197,53 @@ _MANY = settings(
 )
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A history, what is measured of it, the question, and the moment until which ClickHouse has it."""
+
+    assignments: list[Assigned]
+    events: list[Happened]
+    recipes: dict[str, Recipe]
+    asked: Asked
+    split: datetime
+    as_sent: bool
+
+
+def _drawn(values: st.SearchStrategy[Any], properties: st.SearchStrategy[Any]) -> st.SearchStrategy[Drawn]:
+    return st.builds(
+        Drawn,
+        assignments=_assigned,
+        events=_happened(values, properties),
+        recipes=_keyed,
+        asked=_questions,
+        split=_moments,
+        as_sent=st.booleans(),
+    )
+
+
 @_MANY
-@given(
-    assignments=_assigned,
-    events=_happened(_plain_values, _plain_properties),
-    recipes=_keyed,
-    asked=_questions,
-    split=_moments,
-    data=st.data(),
-)
+@given(drawn=_drawn(_plain_values, _plain_properties), data=st.data())
 async def test_measuring__same_history__equal_from_every_source_and_as_counted_by_hand(
-    bench: Bench,
-    assignments: list[Assigned],
-    events: list[Happened],
-    recipes: dict[str, Recipe],
-    asked: Asked,
-    split: datetime,
-    data: Any,
+    bench: Bench, drawn: Drawn, data: Any
 ) -> None:
-    delivered = data.draw(_redelivered(events))
-    stored = await bench.store(assignments, events, delivered=delivered, as_sent=data.draw(st.booleans()))
+    delivered = data.draw(_redelivered(drawn.events))
+    stored = await bench.store(drawn.assignments, drawn.events, delivered=delivered, as_sent=drawn.as_sent)
 
-    seen = await bench.measure(stored, recipes, asked, split)
+    seen = await bench.measure(stored, drawn.recipes, drawn.asked, drawn.split)
 
-    assert _without_bounds(seen) == reference.measured(stored, recipes, asked)
+    assert _without_bounds(seen) == reference.measured(stored, drawn.recipes, drawn.asked)
 
 
 @_MANY
-@given(
-    assignments=_assigned,
-    events=_happened(_any_values, _properties),
-    recipes=_keyed,
-    asked=_questions,
-    split=_moments,
-    data=st.data(),
-)
+@given(drawn=_drawn(_any_values, _properties))
 async def test_measuring__values_and_properties_of_any_size__equal_from_every_source(
-    bench: Bench,
-    assignments: list[Assigned],
-    events: list[Happened],
-    recipes: dict[str, Recipe],
-    asked: Asked,
-    split: datetime,
-    data: Any,
+    bench: Bench, drawn: Drawn
 ) -> None:
-    stored = await bench.store(assignments, events, as_sent=data.draw(st.booleans()))
+    stored = await bench.store(drawn.assignments, drawn.events, as_sent=drawn.as_sent)
 
-    seen = await bench.measure(stored, recipes, asked, split)
+    seen = await bench.measure(stored, drawn.recipes, drawn.asked, drawn.split)
 
-    expected = reference.measured(stored, recipes, asked)
+    expected = reference.measured(stored, drawn.recipes, drawn.asked)
     for key, arms in expected.metrics.items():
         for variant_id, arm in arms.items():
             # Sums are rounded where values lie so far apart; what is counted is not.

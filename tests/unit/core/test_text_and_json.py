@@ -15,6 +15,7 @@ from app.core.text import (
     MAX_JSON_DEPTH,
     encoded_if_storable,
     is_storable,
+    refuse_blank,
     refuse_control_characters,
     refuse_control_characters_but_line_breaks,
 )
@@ -49,6 +50,17 @@ def test_text__with_a_bad_character__names_it_and_its_place(bad: str) -> None:
     for check in (refuse_control_characters, refuse_control_characters_but_line_breaks):
         with pytest.raises(ValueError, match=rf"U\+{ord(bad):04X} at position 2"):
             check(f"ab{bad}")
+
+
+@pytest.mark.parametrize("blank", [" ", "\t\n", "\u00a0\u3000", "\u200b\u200d", "\u2800", "\u3164", "\ufeff", "\u2028"])
+def test_text__that_nobody_sees__is_blank(blank: str) -> None:
+    with pytest.raises(ValueError, match="must not be blank; give at least one visible character"):
+        refuse_blank(blank)
+
+
+@pytest.mark.parametrize("text", ["a", " a ", "é", "\u0301a", "👨\u200d👩", "-", "한", "\u200fא"])
+def test_text__with_one_visible_character__is_not_blank(text: str) -> None:
+    assert refuse_blank(text) == text
 
 
 @pytest.mark.parametrize("space", ["\t", "\n", "\r"])

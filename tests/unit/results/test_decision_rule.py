@@ -123,8 +123,8 @@ _SEQUENTIAL = replace(_PLANNED, stopping_rule=StoppingRule.GROUP_SEQUENTIAL, loo
         (
             replace(_EARLY, ended=True),
             (
-                "t0 was never judged by conversion_rate: the plan does not do so before the planned sample is there, and"
-                " the experiment has ended."
+                "t0 was never judged by conversion_rate: the plan does not do so before the planned sample is there,"
+                " and the experiment has ended."
             ),
         ),
         (

@@ -12,7 +12,7 @@ from app.results.answer import Method
 from app.results.estimates import lift_percent
 from app.results.observed import observations_of
 from app.results.values import ArmObservations, Metric, Neighbours, ValueSums
-from app.results.words import NO_TEST, NO_VALUES
+from app.results.words import NO_TEST, NO_VALUES, sentences
 from app.stats.reasons import NullReason
 from tests.unit.results.arms import arm, built_in, contrast_of, detectable_of, measure_of
 
@@ -98,6 +98,25 @@ def test_contrast__control_far_from_significant__lift_has_no_interval_but_the_te
     assert found.p_value is not None
     assert (found.lift_lower, found.interval_null_reason) == (None, NullReason.UNBOUNDED)
     assert found.null_reason is None
+
+
+def test_contrast__control_far_from_0_at_one_look_alone__lift_has_no_always_valid_interval_and_says_so() -> None:
+    found = contrast_of(Metric.CONVERSION_RATE, arm(1000, 9), arm(1000, 20), 0.95)
+
+    assert None not in (found.lift_lower, found.lift_upper, found.always_lower, found.always_upper)
+    assert (found.always_lift_lower, found.always_lift_upper) == (None, None)
+    assert (found.null_reason, found.interval_null_reason) == (None, None)
+    assert found.always_null_reason == "ALWAYS_VALID_UNBOUNDED"
+    assert "every look" in sentences([found.always_null_reason])[0]
+
+
+def test_contrast__enough_conversions__always_valid_lift_agrees_with_the_difference() -> None:
+    found = contrast_of(Metric.CONVERSION_RATE, arm(10_000, 1000), arm(10_000, 1300), 0.95)
+
+    assert found.always_lift_lower is not None
+    assert found.always_lower is not None
+    assert (found.always_lift_lower > 0, found.always_lower > 0) == (True, True)
+    assert found.always_null_reason is None
 
 
 @pytest.mark.parametrize("metric", [Metric.VALUE_PER_USER, Metric.AVG_VALUE])
