@@ -6,12 +6,16 @@ the DDL: ON CLUSTER and replication.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 
 from app.core.clickhouse import ClickHouse, _use_cluster
+from app.pipeline import schema
 from app.pipeline.cluster_ddl import ClusterDdl
 from app.pipeline.schema import DDL_FOLDER, statements
 
@@ -86,3 +90,23 @@ def configure(folder: Path, database: str) -> Path:
     users.write_text(_USERS.format(database=database, filters=filters))
     configuration.write_text(_CONFIGURATION.format(users=users))
     return configuration
+
+
+@asynccontextmanager
+async def opened(folder: Path, database: str) -> AsyncIterator[ClickHouse]:
+    """Open an engine on the folder whose history is spread over two shards; the tables are made."""
+    configuration = configure(folder, database)
+
+    def connect(**options: Any) -> Any:
+        return clickhouse_connect.get_client(
+            interface="chdb",
+            path=str(folder / "data"),
+            tz_mode="aware",
+            chdb_options={"config-file": str(configuration)},
+            **options,
+        )
+
+    shards = await TwoShards.over_engine(connect, database)
+    await schema.migrate(shards)
+    yield shards
+    await shards.close()

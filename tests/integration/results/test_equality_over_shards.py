@@ -1,10 +1,7 @@
 """The same answers from a ClickHouse whose tables are spread over two shards: the property tests, once more."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
 
-import clickhouse_connect
 import pytest
 
 from app.core.clickhouse import ClickHouse
@@ -23,22 +20,8 @@ _DATABASE = "sharded"
 
 @pytest.fixture(scope="module")
 async def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ClickHouse]:
-    folder: Path = tmp_path_factory.mktemp("two_shards")
-    configuration = cluster_engine.configure(folder, _DATABASE)
-
-    def connect(**options: Any) -> Any:
-        return clickhouse_connect.get_client(
-            interface="chdb",
-            path=str(folder / "data"),
-            tz_mode="aware",
-            chdb_options={"config-file": str(configuration)},
-            **options,
-        )
-
-    opened = await cluster_engine.TwoShards.over_engine(connect, _DATABASE)
-    await schema.migrate(opened)
-    yield opened
-    await opened.close()
+    async with cluster_engine.opened(tmp_path_factory.mktemp("two_shards"), _DATABASE) as shards:
+        yield shards
 
 
 async def test_insert__rows_of_many_users__are_spread_over_both_shards(clickhouse: ClickHouse) -> None:
