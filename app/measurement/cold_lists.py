@@ -9,17 +9,17 @@ with these.
 
 from collections.abc import Iterator, Sequence
 
-from app.measurement.cold_source import Source, joined, key_of, offset_of, scale_of_list, track_bound
+from app.measurement.cold_events import ColdEvents, joined, key_of, offset_of, track_bound
 from app.measurement.plan import Plan, Stretch, Track
 
 _OF_USER = ("variant_id", "exposed_us")
 # Offsets are counted from the earliest moment that may matter.
 _EARLIEST = "(exposed_us - {look_back_us:Int64})"
 
-List = tuple[Track, Stretch]
+EventList = tuple[Track, Stretch]
 
 
-def filtered(source: Source, plan: Plan, name: str) -> str:
+def filtered(events: ColdEvents, plan: Plan, name: str) -> str:
     """Return the rows of users who have events, each event once, with those that count.
 
     Columns: by list, `first` moment and `number` of the events; of lists of which every event is needed also `f`, their
@@ -30,26 +30,25 @@ def filtered(source: Source, plan: Plan, name: str) -> str:
     gathered, single, apart = [f"any({one}) AS {one}" for one in _OF_USER], list(_OF_USER), list(_OF_USER)
     for index, track in enumerate(tracks):
         if track.has_numbers:
-            keeps = _keeps(source, index, lists[index])
+            keeps = _keeps(events, index, lists[index])
             gathered.append(f"groupArrayIf(({key_of('0')}, assumeNotNull(amount{index})), {keeps}) AS pairs{index}")
             single.append(f"arrayCompact(arraySort(pairs{index})) AS pairs{index}")
             apart += [_offsets(f"tupleElement(pairs{index}, 1)", index), f"tupleElement(pairs{index}, 2) AS a_t{index}"]
     for together in _disjoint(tracks):
         keys = f"keys{together[0]}"
-        gathered.append(_gathered([(index, _keeps(source, index, lists[index])) for index in together], keys))
+        gathered.append(_gathered([(index, _keeps(events, index, lists[index])) for index in together], keys))
         single.append(f"arrayCompact(arraySort({keys})) AS {keys}")
         apart += _apart(together, keys)
     positions, columns = ["*"], list(_OF_USER)
     for index in range(len(tracks)):
-        positions += _positions(source, index, lists[index])
-        columns += _told(source, plan, index, lists[index])
-    columns += [f"{scale} AS {scale_of_list(place)}" for place, scale in source.scales.items()]
+        positions += _positions(events, index, lists[index])
+        columns += _told(events, plan, index, lists[index])
     return f"""
     SELECT {", ".join(columns)} FROM (
     SELECT {", ".join(positions)} FROM (
     SELECT {", ".join(apart)} FROM (
     SELECT {", ".join(single)} FROM (
-    SELECT {", ".join(gathered)} FROM {joined(source, plan, name)}
+    SELECT {", ".join(gathered)} FROM {joined(events, plan, name)}
     GROUP BY unit))))"""
 
 
@@ -69,9 +68,9 @@ def _disjoint(tracks: Sequence[Track]) -> Sequence[Sequence[int]]:
     return [indexes for _, indexes in groups]
 
 
-def _keeps(source: Source, index: int, lists: Sequence[List]) -> str:
+def _keeps(events: ColdEvents, index: int, lists: Sequence[EventList]) -> str:
     """Return the condition that an event is gathered for a track: for its only list, or for whichever it may be."""
-    return f"keeps{index}" if len(lists) > 1 else f"keeps{index} AND {source.inside(*lists[0])}"
+    return f"keeps{index}" if len(lists) > 1 else f"keeps{index} AND {events.inside(*lists[0])}"
 
 
 def _gathered(keeps: Sequence[tuple[int, str]], name: str) -> str:
@@ -97,12 +96,12 @@ def _offsets(keys: str, index: int) -> str:
     return f"arrayMap(key -> {offset_of('key')}, {keys}) AS o_t{index}"
 
 
-def _positions(source: Source, index: int, lists: Sequence[List]) -> Iterator[str]:
+def _positions(events: ColdEvents, index: int, lists: Sequence[EventList]) -> Iterator[str]:
     """Return how many of a track's events lie before each of its lists, and in it."""
     for track, stretch in lists:
-        place = source.place(track, stretch)
+        place = events.place(track, stretch)
         # Of an only list nothing else was gathered.
-        begins, ends = source.offsets(track, stretch) if len(lists) > 1 else (None, None)
+        begins, ends = events.offsets(track, stretch) if len(lists) > 1 else (None, None)
         yield f"{_before(begins, index) if begins else '0'} AS before{place}"
         end = _before(ends, index) if ends else f"length(o_t{index})"
         # What the question's start cuts off may be the whole list.
@@ -113,11 +112,11 @@ def _before(offset: str, index: int) -> str:
     return f"arrayCount(at -> at < {offset}, o_t{index})"
 
 
-def _told(source: Source, plan: Plan, index: int, lists: Sequence[List]) -> Iterator[str]:
+def _told(events: ColdEvents, plan: Plan, index: int, lists: Sequence[EventList]) -> Iterator[str]:
     """Return the columns of a track's lists."""
-    offsets, listed = f"o_t{index}", _listed(source, plan)
+    offsets, listed = f"o_t{index}", _listed(events, plan)
     for track, stretch in lists:
-        place = source.place(track, stretch)
+        place = events.place(track, stretch)
         number, first, part = (
             f"number{place}",
             f"{offsets}[before{place} + 1]",
@@ -135,8 +134,8 @@ def _told(source: Source, plan: Plan, index: int, lists: Sequence[List]) -> Iter
                 yield f"{part.format(f'a_t{index}', place, place)} AS a{place}"
 
 
-def _listed(source: Source, plan: Plan) -> frozenset[List]:
+def _listed(events: ColdEvents, plan: Plan) -> frozenset[EventList]:
     """Return the lists of which every event is needed: without a series numbers of events are known by counting."""
-    if source.in_order:
+    if events.in_order:
         return plan.listed
     return plan.only(measure.index for measure in plan.measures if not measure.is_number).listed

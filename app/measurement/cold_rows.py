@@ -13,11 +13,11 @@ step was done, `q` the values.
 # ruff: noqa: S608  # All statements are made of constants and numbers.
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
+from app.measurement.cold_events import ColdEvents, day_of, joined
 from app.measurement.cold_lists import filtered
-from app.measurement.cold_source import Source, day_of, joined, scale_of_list
 from app.measurement.plan import NO_LIMIT_BITS, Cap, Measure, Plan, Shape
-from app.measurement.values import Asked, Exposed
 
 # The exponent field of a double is read from its bits: no logarithm rounds as reliably.
 _PEAK = "maxIf(abs(assumeNotNull({number})), {counts})"
@@ -66,35 +66,48 @@ class Rows:
         return Rows(f"\nSELECT {', '.join(selected)} FROM ({self.sql})", names)
 
 
-def prepared(plan: Plan, asked: Asked, exposed: Exposed, *, with_tail: bool) -> Source:
-    """Return the source of users' rows, with the scalars that have to be known before these are worked out."""
-    source = Source(plan, asked, exposed, with_tail=with_tail)
-    _know_scales(source, plan)
-    _know_cuts(source, plan)
-    return source
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a statement has to know before it looks at users' rows: the scalars that say so, and their expressions."""
+
+    scalars: str
+    # By list: the exponent of its unit.
+    scales: Mapping[int, str]
+    # By metric's index and side: what totals are cut at.
+    cuts: Mapping[tuple[int, str], str]
+
+    def scale_of(self, events: ColdEvents, measure: Measure, side: str) -> str:
+        """Return the exponent of a side whose unit is chosen here; sides of the same events have the same."""
+        return self.scales[events.place(*measure.lists[side])]
 
 
-def _know_scales(source: Source, plan: Plan) -> None:
+def known_before(events: ColdEvents, plan: Plan) -> Known:
+    """Return what has to be known of the plan's metrics."""
+    scalars, scales = _scales(events, plan)
+    cut_scalars, cuts = _cuts(events, plan, scales)
+    return Known(scalars + cut_scalars, scales, cuts)
+
+
+def _scales(events: ColdEvents, plan: Plan) -> tuple[str, Mapping[int, str]]:
     scaled = {measure.lists[side]: measure.index for measure in plan.measures for side in measure.scaled}
     if not scaled:
-        return
+        return "", {}
     some = plan.only(scaled.values())
-    tracks = some.tracks
-    found = []
-    for track, stretch in scaled:
-        index, place = tracks.index(track), source.place(track, stretch)
-        counts = f"keeps{index} AND {source.inside(track, stretch)}"
+    found, scales = [], {}
+    for place, (track, stretch) in enumerate(scaled, start=1):
+        index = some.tracks.index(track)
+        counts = f"keeps{index} AND {events.inside(track, stretch)}"
         found.append(_SCALE.format(number=f"amount{index}", counts=counts))
-        source.scales[place] = f"assumeNotNull(tupleElement(scales, {len(found)}))"
-    source.scalars += f",\n(SELECT tuple({', '.join(found)}) FROM {joined(source, some, 'scales')}) AS scales"
+        scales[events.place(track, stretch)] = f"assumeNotNull(tupleElement(scales, {place}))"
+    return f",\n(SELECT tuple({', '.join(found)}) FROM {joined(events, some, 'scales')}) AS scales", scales
 
 
-def _know_cuts(source: Source, plan: Plan) -> None:
+def _cuts(events: ColdEvents, plan: Plan, scales: Mapping[int, str]) -> tuple[str, Mapping[tuple[int, str], str]]:
     cut = [(measure, side) for measure in plan.measures if measure.winsorize for side in measure.limited]
     if not cut:
-        return
+        return "", {}
     some = plan.only(measure.index for measure, _ in cut)
-    rows = _in_units(source, some, "cuts")
+    rows = _in_units(events, some, scales, "cuts")
     found = []
     for measure, side in cut:
         over, under = measure.winsorize or (1, 1)
@@ -103,11 +116,12 @@ def _know_cuts(source: Source, plan: Plan) -> None:
         sort, rank = ("Reverse", _RANK_FROM_ABOVE) if 2 * over > under else ("", _RANK)
         place = rank.format(over=over, under=under)
         found.append(_CUT.format(sort=f"arrayPartial{sort}Sort", place=place, total=total))
-    source.scalars += ",\n(SELECT count() FROM exposed) AS users"
-    source.scalars += f",\n(SELECT tuple({', '.join(found)}) FROM ({rows.sql})) AS cuts"
-    source.cuts = {
-        (m.index, side): f"assumeNotNull(tupleElement(cuts, {i}))" for i, (m, side) in enumerate(cut, start=1)
-    }
+    scalars = (
+        ",\n(SELECT count() FROM exposed) AS users",
+        f",\n(SELECT tuple({', '.join(found)}) FROM ({rows.sql})) AS cuts",
+    )
+    cuts = {(m.index, side): f"assumeNotNull(tupleElement(cuts, {i}))" for i, (m, side) in enumerate(cut, start=1)}
+    return "".join(scalars), cuts
 
 
 def _type_of(measure: Measure) -> str:
@@ -122,23 +136,29 @@ def squared_in(measure: Measure) -> str:
     return "toInt256" if measure.scaled or measure.is_limited or measure.shape is Shape.DELAY else "toInt64"
 
 
-def _in_units(source: Source, plan: Plan, name: str) -> Rows:
+def _in_units(events: ColdEvents, plan: Plan, scales: Mapping[int, str], name: str) -> Rows:
     """Return users' rows with what each event adds, in units and by ascending days."""
-    rows = Rows(filtered(source, plan, name))
-    found = [column for measure in plan.measures for column in _additions(source, measure)]
-    return rows.wider(found, keep=("variant_id", "exposed_us", *map(scale_of_list, source.scales)))
+    own = {events.place(*one) for one in plan.lists}
+    rows = Rows(filtered(events, plan, name)).wider((_scale(place), scales[place]) for place in scales if place in own)
+    kept = [_scale(place) for place in scales if place in own]
+    found = [column for measure in plan.measures for column in _additions(events, measure)]
+    return rows.wider(found, keep=("variant_id", "exposed_us", *kept))
 
 
-def _additions(source: Source, measure: Measure) -> Iterator[Column]:
+def _scale(place: int) -> str:
+    return f"scale{place}"
+
+
+def _additions(events: ColdEvents, measure: Measure) -> Iterator[Column]:
     i, one = measure.index, _one(measure)
-    places = {side: source.place(*found) for side, found in measure.lists.items()}
+    places = {side: events.place(*found) for side, found in measure.lists.items()}
     own = places["x" if "x" in places else "s0"]
     first = f"d{i}", f"if(number{own} = 0, [], [{day_of(f'first{own}')}])"
     number = f"n{i}", f"number{own}"
     match measure.shape:
         case Shape.AMOUNTS:
             yield number
-            yield from _amounts(source, measure, places)
+            yield from _amounts(events, measure, places)
         case Shape.FIRST:
             yield from (first, (f"x{i}", f"if(number{own} = 0, [], [{one}])"), number)
             if measure.covariate is not None:
@@ -157,13 +177,13 @@ def _one(measure: Measure) -> str:
     return f"{_type_of(measure)}('{measure.one}')" if measure.one > 1 else f"{_type_of(measure)}(1)"
 
 
-def _amounts(source: Source, measure: Measure, places: Mapping[str, int]) -> Iterator[Column]:
+def _amounts(events: ColdEvents, measure: Measure, places: Mapping[str, int]) -> Iterator[Column]:
     i, days = measure.index, _days_of(places["x"])
     if "z" in measure.scaled:
         yield f"z{i}", f"arrayCumSum({_added(measure, 'z', places)})[-1]"
     elif measure.covariate is not None:
         yield f"z{i}", f"{_one(measure)} * toInt64(number{places['z']})"
-    if measure.is_number and not source.in_order:
+    if measure.is_number and not events.in_order:
         if "y" in places:
             yield f"u{i}", f"number{places['y']}"
     elif measure.denominator is None or places["x"] == places["y"]:
@@ -175,9 +195,9 @@ def _amounts(source: Source, measure: Measure, places: Mapping[str, int]) -> Ite
     elif measure.is_counted_ratio:
         yield f"d{i}", days
         yield f"e{i}", _days_of(places["y"])
-        yield f"p{i}", _packed(source, places)
+        yield f"p{i}", _packed(events, places)
     elif not measure.scaled:
-        packed = _packed(source, places)
+        packed = _packed(events, places)
         yield f"d{i}", f"arrayMap(packed -> toUInt16(intDiv(packed, 2)), {packed})"
         yield f"x{i}", f"arrayMap(packed -> {_one(measure)} * (packed % 2), {packed})"
         yield f"y{i}", f"arrayMap(packed -> toInt64(1 - packed % 2), {packed})"
@@ -187,34 +207,34 @@ def _amounts(source: Source, measure: Measure, places: Mapping[str, int]) -> Ite
         y = f"arrayConcat(arrayMap(moment -> {zeros}, f{places['x']}), {_added(measure, 'y', places)})"
         x = _added(measure, "x", places)
         x = f"arrayConcat({x}, arrayMap(moment -> {_type_of(measure)}(0), f{places['y']}))"
-        yield f"d{i}", _sorted(source, both, both)
-        yield f"x{i}", _sorted(source, x, both)
-        yield f"y{i}", _sorted(source, y, both)
+        yield f"d{i}", _sorted(events, both, both)
+        yield f"x{i}", _sorted(events, x, both)
+        yield f"y{i}", _sorted(events, y, both)
 
 
 def _days_of(place: int) -> str:
     return f"arrayMap(moment -> {day_of('moment')}, f{place})"
 
 
-def _packed(source: Source, places: Mapping[str, int]) -> str:
+def _packed(events: ColdEvents, places: Mapping[str, int]) -> str:
     """Pack each event's day and side into one number: numbers are sorted far faster than one array by another."""
     packed = (
         f"arrayConcat(arrayMap(moment -> toUInt32({day_of('moment')}) * 2 + 1, f{places['x']}),"
         f" arrayMap(moment -> toUInt32({day_of('moment')}) * 2, f{places['y']}))"
     )
-    return _sorted(source, packed, packed)
+    return _sorted(events, packed, packed)
 
 
 def _added(measure: Measure, side: str, places: Mapping[str, int]) -> str:
     """Return what each event of a side adds to it."""
     if side in measure.scaled:
-        return _UNITS.format(scale=scale_of_list(places[side]), numbers=f"a{places[side]}")
+        return _UNITS.format(scale=_scale(places[side]), numbers=f"a{places[side]}")
     return f"arrayMap(moment -> {'toInt64(1)' if side == 'y' else _one(measure)}, f{places[side]})"
 
 
-def _sorted(source: Source, amounts: str, days: str) -> str:
+def _sorted(events: ColdEvents, amounts: str, days: str) -> str:
     """Sort by day; all sorts by the same days agree, and within a day the order does not matter."""
-    if not source.in_order:
+    if not events.in_order:
         return amounts
     return f"arraySort({amounts})" if amounts == days else f"arraySort((amount, day) -> day, {amounts}, {days})"
 
@@ -233,10 +253,10 @@ def _chain(measure: Measure, places: list[int]) -> Iterator[Column]:
     yield f"n{i}", " + ".join(f"number{place}" for place in places)
 
 
-def accumulated(source: Source, plan: Plan, name: str) -> Rows:
+def accumulated(events: ColdEvents, plan: Plan, known: Known) -> Rows:
     """Return users' rows with their totals after each addition and before it."""
-    rows = _in_units(source, plan, name)
-    rows = rows.wider(limit for measure in plan.measures for limit in _limits(source, measure))
+    rows = _in_units(events, plan, known.scales, "main")
+    rows = rows.wider(limit for measure in plan.measures for limit in _limits(events, measure, known))
     rows = rows.wider(total for measure in plan.measures for total in _totals(measure, rows.names))
     return rows.wider(before for measure in plan.measures for before in _before(measure, rows.names))
 
@@ -259,14 +279,14 @@ def _before(measure: Measure, names: Mapping[str, str]) -> Iterator[Column]:
         yield f"gg{measure.index}", f"arrayResize(arrayPushFront({total}, 0), length({total}))"
 
 
-def _limits(source: Source, measure: Measure) -> Iterator[Column]:
+def _limits(events: ColdEvents, measure: Measure, known: Known) -> Iterator[Column]:
     """Return what a user's numerator and covariate are cut at, and their cap, as columns."""
     for side in measure.limited:
         cap = f"cap{measure.index}{side}"
         if measure.winsorize is not None:
-            yield f"cut{measure.index}{side}", source.cuts[measure.index, side]
+            yield f"cut{measure.index}{side}", known.cuts[measure.index, side]
         if isinstance(measure.cap, Cap):
-            shift = f"({scale_of_list(source.place(*measure.lists[side]))} + {measure.cap.exponent})"
+            shift = f"({_scale(events.place(*measure.lists[side]))} + {measure.cap.exponent})"
             yield cap, _CAP_IN_UNITS.format(shift=shift, mantissa=f"toInt256('{measure.cap.mantissa}')")
         elif measure.cap is not None:
             yield cap, f"toInt256('{measure.cap}')"

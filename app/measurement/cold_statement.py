@@ -8,27 +8,28 @@ counts is defined in both and, in the same words, in `hot_statement`; a property
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from app.measurement.cold_events import PEOPLE, ColdEvents, day_of
 from app.measurement.cold_lists import filtered
-from app.measurement.cold_rows import accumulated, prepared, squared_in
-from app.measurement.cold_source import PEOPLE, Source, day_of
+from app.measurement.cold_rows import accumulated, known_before, squared_in
 from app.measurement.plan import Measure, Plan, Shape
 from app.measurement.values import Asked, Exposed
 
 
 def measuring(plan: Plan, asked: Asked, exposed: Exposed, *, with_tail: bool) -> tuple[str, Mapping[str, Any]]:
     """Return the statement that answers with a row for each arm; `read_cold` says with which columns."""
-    source = prepared(plan, asked, exposed, with_tail=with_tail)
-    rows = accumulated(source, plan, "main")
-    answers = [answer for measure in plan.measures for answer in _answers(measure, source, rows.names)]
+    events = ColdEvents(plan, asked, exposed, with_tail=with_tail)
+    known = known_before(events, plan)
+    rows = accumulated(events, plan, known)
+    answers = [answer for measure in plan.measures for answer in _answers(measure, events, rows.names)]
     summed = f"\nSELECT {', '.join(['variant_id', *answers])}\nFROM ({rows.sql})\nGROUP BY variant_id"
-    entries = f"variant_id, countResample(0, {source.days}, 1)({day_of('exposed_us')}) AS entries"
+    entries = f"variant_id, countResample(0, {events.days}, 1)({day_of('exposed_us')}) AS entries"
     sides = [(measure, side) for measure in plan.measures for side in measure.scaled]
-    units = [f"{source.scale_of(measure, side)} AS {side}{measure.index}_exponent" for measure, side in sides]
-    sql = f"""{exposed.sql}{source.scalars}
+    units = [f"{known.scale_of(events, measure, side)} AS {side}{measure.index}_exponent" for measure, side in sides]
+    sql = f"""{exposed.sql}{known.scalars}
 SELECT {", ".join(["*", *units])}
 FROM (SELECT {entries} FROM ({PEOPLE}) GROUP BY variant_id) AS entered
 LEFT JOIN ({_with_quantiles(plan, summed)}) AS summed ON entered.variant_id = summed.variant_id"""
-    return sql, source.parameters()
+    return sql, events.parameters()
 
 
 def bounding(
@@ -39,9 +40,9 @@ def bounding(
     It answers with a row for each arm.
     """
     some = plan.only(index for index, _ in ranks)
-    source = Source(some, asked, exposed, with_tail=with_tail)
-    rows = filtered(source, some, "main")
-    columns, parameters = ["variant_id"], dict(source.parameters())
+    events = ColdEvents(some, asked, exposed, with_tail=with_tail)
+    rows = filtered(events, some, "main")
+    columns, parameters = ["variant_id"], dict(events.parameters())
     for measure in some.measures:
         own = {variant_id: found for (index, variant_id), found in ranks.items() if index == measure.index}
         names = tuple(f"r{measure.index}_{what}" for what in ("arms", "lower", "upper"))
@@ -49,15 +50,15 @@ def bounding(
         parameters |= dict(zip(names, values, strict=True))
         place = f"indexOf({{{names[0]}:Array(Int64)}}, variant_id)"
         columns += [
-            f"arraySort(arrayFlatten(groupArray(a{source.place(*measure.lists['x'])})))[{{{name}:Array(Int64)}}[{place}]]"
+            f"arraySort(arrayFlatten(groupArray(a{events.place(*measure.lists['x'])})))[{{{name}:Array(Int64)}}[{place}]]"
             f" AS q{measure.index}_{which}"
             for name, which in zip(names[1:], ("lower", "upper"), strict=True)
         ]
     return f"{exposed.sql}\nSELECT {', '.join(columns)}\nFROM ({rows})\nGROUP BY variant_id", parameters
 
 
-def _answers(measure: Measure, source: Source, names: Mapping[str, str]) -> Iterator[str]:
-    i, days = measure.index, source.days
+def _answers(measure: Measure, events: ColdEvents, names: Mapping[str, str]) -> Iterator[str]:
+    i, days = measure.index, events.days
     if measure.shape is Shape.VALUES:
         values = names[f"q{i}"]
         yield f"groupArrayIf({values}, notEmpty({values})) AS q{i}_lists"
@@ -70,7 +71,7 @@ def _answers(measure: Measure, source: Source, names: Mapping[str, str]) -> Iter
         w, wide = names[f"w{i}"], squared_in(measure)
         for name, amount in (("z", w), ("zz", f"{wide}({w}) * {w}")):
             yield f"sumResample(0, {days}, 1)({amount}, {day_of('exposed_us')}) AS m{i}_{name}"
-    if measure.is_number and not source.in_order:
+    if measure.is_number and not events.in_order:
         yield from _numbers(measure, names)
         return
     if measure.is_plain or measure.is_counted_ratio:

@@ -4,21 +4,21 @@
 from collections.abc import Mapping
 from typing import Any
 
+from app.measurement.cold_events import ColdEvents
 from app.measurement.cold_lists import filtered
-from app.measurement.cold_source import Source
 from app.measurement.plan import Plan
 from app.measurement.values import Asked, Exposed
 
 
 def valuing(plan: Plan, asked: Asked, exposed: Exposed) -> tuple[str, Mapping[str, Any]]:
     """Return the statement with a row for each value of the plan's quantiles: `metric`, `variant_id`, `value`."""
-    source = Source(plan, asked, exposed, with_tail=False)
-    rows = filtered(source, plan, "main")
+    events = ColdEvents(plan, asked, exposed, with_tail=False)
+    rows = filtered(events, plan, "main")
     lists = (
-        f"arrayMap(value -> ({measure.index}, value), a{source.place(*measure.lists['x'])})"
+        f"arrayMap(value -> ({measure.index}, value), a{events.place(*measure.lists['x'])})"
         for measure in plan.measures
     )
-    sql = f"""{exposed.sql}{source.scalars}
+    sql = f"""{exposed.sql}
 SELECT variant_id, found.1 AS metric, found.2 AS value
 FROM (SELECT variant_id, arrayJoin(arrayConcat({", ".join(lists)})) AS found FROM ({rows}))"""
-    return sql, source.parameters()
+    return sql, events.parameters()

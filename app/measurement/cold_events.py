@@ -9,7 +9,7 @@ from typing import Any
 
 from app.events.messages import MOST_AHEAD
 from app.measurement import cold_filters
-from app.measurement.plan import DAY_US, FOREVER_US, US, Measure, Plan, Stretch, Track, bounds_us, days_of
+from app.measurement.plan import DAY_US, FOREVER_US, US, Plan, Stretch, Track, bounds_us, days_of
 from app.measurement.tail import EVENTS as TAIL_EVENTS
 from app.measurement.values import Asked, Exposed
 from app.metrics.values import ValueSource
@@ -45,8 +45,8 @@ _OFFSET_BITS = 54
 _ID_BITS = 64
 
 
-class Source:
-    """Where users' rows come from, and what has to be known before they are looked at (see `cold_rows.prepared`)."""
+class ColdEvents:
+    """The events of a question: which lists of them there are, where they lie, and what the statement is bound to."""
 
     def __init__(self, plan: Plan, asked: Asked, exposed: Exposed, *, with_tail: bool) -> None:
         self._plan = plan
@@ -61,24 +61,21 @@ class Source:
         self.has_start = asked.start is not None
         self.since = self.has_start and not any(measure.covariate for measure in plan.measures)
         self._bound: dict[str, Any] = {}
-        # Scalars of the statement, and the expressions of those that are needed, by list.
-        self.scalars = ""
-        self.scales: dict[int, str] = {}
-        self.cuts: dict[tuple[int, str], str] = {}
 
     def place(self, track: Track, stretch: Stretch) -> int:
         """Return the number of a list of events."""
         return self._places[track, stretch]
 
     def inside(self, track: Track, stretch: Stretch) -> str:
-        """Return the condition that an event counts for a list; rows from the question's end on are not read at all."""
+        """Return the condition that a joined event counts for a list; rows from the question's end on are not read."""
         place = self.place(track, stretch)
-        conditions = [f"moment - exposed_us >= {{{self.bind(f'list{place}_from', stretch.from_us)}:Int64}}"]
+        since = "happened.moment - people.exposed_us"
+        conditions = [f"{since} >= {{{self.bind(f'list{place}_from', stretch.from_us)}:Int64}}"]
         if stretch.until_us < FOREVER_US:
             until_us = self.bind(f"list{place}_until", stretch.until_us)
-            conditions.append(f"moment - exposed_us < {{{until_us}:Int64}}")
+            conditions.append(f"{since} < {{{until_us}:Int64}}")
         if stretch.in_question and self.has_start:
-            conditions.append("moment >= {start_us:Int64}")
+            conditions.append("happened.moment >= {start_us:Int64}")
         return " AND ".join(conditions)
 
     def offsets(self, track: Track, stretch: Stretch) -> tuple[str | None, str | None]:
@@ -92,10 +89,6 @@ class Source:
         if stretch.until_us < FOREVER_US:
             ends = f"{{{self.bind(f'list{place}_ends', stretch.until_us + look_back_us)}:Int64}}"
         return begins, ends
-
-    def scale_of(self, measure: Measure, side: str) -> str:
-        """Return the exponent of a side whose unit is chosen here; sides of the same events have the same."""
-        return self.scales[self.place(*measure.lists[side])]
 
     def bind(self, name: str, value: object) -> str:
         """Bind a parameter and return its name; the same name always has the same value."""
@@ -141,32 +134,28 @@ def track_bound(track: int) -> str:
     return f"bitShiftLeft(toUInt128({track}), {_OFFSET_BITS + _ID_BITS})"
 
 
-def scale_of_list(place: int) -> str:
-    return f"scale{place}"
-
-
-def joined(source: Source, plan: Plan, name: str) -> str:
+def joined(events: ColdEvents, plan: Plan, name: str) -> str:
     """Return the events that may matter, with the user of each, and copies of redelivered ones (see `key_of`)."""
     types, tracks = plan.event_types, plan.tracks
-    of_types = _OF_TYPES.format(name=source.bind(f"types_{name}", list(types))) if types else ""
-    condition = of_types + (_UNTIL if source.until else "") + (_SINCE if source.since else "")
+    of_types = _OF_TYPES.format(name=events.bind(f"types_{name}", list(types))) if types else ""
+    condition = of_types + (_UNTIL if events.until else "") + (_SINCE if events.since else "")
     # Copies are alike, so that events without a value may be left out before copies are.
     if all(track.source is ValueSource.VALUE for track in tracks):
         condition += _VALUED
-    streams = [_stream(source, tracks, name, f" FROM events{_IN_HISTORY}{condition}")]
-    if source.with_tail:
-        streams.append(_stream(source, tracks, name, _TAIL + condition))
+    streams = [_stream(events, tracks, name, f" FROM events{_IN_HISTORY}{condition}")]
+    if events.with_tail:
+        streams.append(_stream(events, tracks, name, _TAIL + condition))
     return f"""({" UNION ALL ".join(streams)}) AS happened
     INNER JOIN ({PEOPLE}) AS people ON happened.user_id = people.user_id
     WHERE happened.moment >= people.exposed_us - {{look_back_us:Int64}}"""
 
 
-def _stream(source: Source, tracks: tuple[Track, ...], name: str, rows: str) -> str:
+def _stream(events: ColdEvents, tracks: tuple[Track, ...], name: str, rows: str) -> str:
     columns = ["user_id", "toUnixTimestamp64Micro(ts) AS moment", "cityHash64(event_id) AS id_hash"]
     for index, track in enumerate(tracks):
-        keeps = _keeps(source, track, f"{name}{index}")
+        keeps = _keeps(events, track, f"{name}{index}")
         if track.has_numbers:
-            columns.append(f"{_number(source, track, f'{name}{index}')} AS amount{index}")
+            columns.append(f"{_number(events, track, f'{name}{index}')} AS amount{index}")
             keeps += f" AND amount{index} IS NOT NULL"
         columns.append(f"{keeps} AS keeps{index}")
     if any(track.filters or track.source is ValueSource.PROPERTY for track in tracks):
@@ -175,20 +164,20 @@ def _stream(source: Source, tracks: tuple[Track, ...], name: str, rows: str) -> 
         SELECT {", ".join(columns)}{rows}"""
 
 
-def _keeps(source: Source, track: Track, name: str) -> str:
+def _keeps(events: ColdEvents, track: Track, name: str) -> str:
     conditions = []
     if track.event_types:
-        parameter = source.bind(f"types_{name}", list(track.event_types))
+        parameter = events.bind(f"types_{name}", list(track.event_types))
         conditions.append(f"event_type IN ({{{parameter}:Array(String)}})")
     for place, wanted in enumerate(track.filters):
         condition, parameters = cold_filters.condition(wanted, f"filter_{name}_{place}")
         for parameter, value in parameters.items():
-            source.bind(parameter, value)
+            events.bind(parameter, value)
         conditions.append(condition)
     return f"({' AND '.join(conditions)})" if conditions else "true"
 
 
-def _number(source: Source, track: Track, name: str) -> str:
+def _number(events: ColdEvents, track: Track, name: str) -> str:
     if track.source is ValueSource.VALUE:
         return "value"
-    return cold_filters.number_of(source.bind(f"number_{name}", track.property_name))
+    return cold_filters.number_of(events.bind(f"number_{name}", track.property_name))
