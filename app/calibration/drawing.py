@@ -1,6 +1,7 @@
 """Where the control's users are read, and how their lines come from there."""
 
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -8,26 +9,26 @@ from typing import Any
 import structlog
 
 from app.calibration.choosing import Chosen
+from app.calibration.sizes import refuse_too_long, refuse_too_many
 from app.calibration.statements import InClickHouse, Statement, exponent_line, in_postgres
+from app.calibration.values import Column, Wanted
 from app.core.clickhouse import ClickHouse, ClickHouseRefused, ClickHouseUnavailable
 from app.core.db import Database
 from app.experiments.values import Experiment
 from app.exports.copying import Copying, LineForm
 from app.exports.values import Write
-from app.measurement.plan import look_back
+from app.measurement.plan import Measure, look_back
 from app.measurement.stores import SETTINGS
 from app.results.errors import HistoryDropped, NoSourceAvailable, StoreDropped
-from app.results.reach import Reach, store_reaches
+from app.results.reach import Reach, Watermark, store_reaches
 from app.results.routing import Conditions, choose
 from app.results.tail import tables_for
 from app.results.values import Question, Source, SourceChoice, Subject
 
 log = structlog.get_logger()
 
-Watermark = Callable[[], Awaitable[datetime | None]]
-
-# Some hundred megabytes of text at most for one metric of so many users.
-_USERS_AT_ONCE = 2_000_000
+# About a hundred megabytes of text in one answer.
+_LINES_AT_ONCE = 2_000_000
 _LOST_MEANWHILE = "Events that count were dropped while the users were read. Ask for the calibration again."
 
 
@@ -68,21 +69,23 @@ class Drawing:
                 raise
             return await self._route(subject, chosen.without_covariates())
 
-    async def draw(self, experiment: Experiment, route: Route, split_by: str | None, write: Write) -> None:
+    async def draw(self, experiment: Experiment, route: Route, wanted: Wanted, write: Write) -> None:
         """Write every user's lines.
 
         Raises:
+            CannotCalibrate: ClickHouse has more of them than can be held, or be split so often.
             StoreDropped, HistoryDropped: events that count were dropped meanwhile.
             StoreUnavailable, ClickHouseUnavailable: the store cannot be reached.
         """
-        subject = Subject.of(experiment)
-        if route.watermark is None:
-            await self._from_postgres(subject, experiment.control.id, route, split_by, write)
-        else:
-            statements = InClickHouse(
-                subject, experiment.control.id, route.chosen.recipes, route.watermark, split_by=split_by
-            )
-            await self._from_clickhouse(subject, statements, route, write)
+        subject, control_id, recipes = Subject.of(experiment), experiment.control.id, route.chosen.recipes
+        match route:
+            case Route(source=Source.HOT):
+                await self._from_postgres(subject, control_id, route, wanted.split_by, write)
+            case Route(source=Source.COLD, watermark=datetime() as watermark):
+                statements = InClickHouse(subject, control_id, recipes, watermark, split_by=wanted.split_by)
+                await self._from_clickhouse(subject, statements, route, wanted.resplits, write)
+            case _:  # Neither store alone, or ClickHouse without knowing up to when it is complete.
+                raise AssertionError(route)
 
     async def _route(self, subject: Subject, chosen: Chosen) -> Route:
         async with self._database.read() as connection:
@@ -112,13 +115,16 @@ class Drawing:
             if not await store_reaches(connection, subject, Question(), look_back(route.chosen.recipes)):
                 raise StoreDropped(_LOST_MEANWHILE)
 
-    async def _from_clickhouse(self, subject: Subject, statements: InClickHouse, route: Route, write: Write) -> None:
-        (counted,) = await self._rows(subject, statements.counting())
-        parts = 1 << (int(counted["users"]) // _USERS_AT_ONCE).bit_length()
+    async def _from_clickhouse(
+        self, subject: Subject, statements: InClickHouse, route: Route, resplits: int, write: Write
+    ) -> None:
+        users, values = await self._size(subject, statements, route.chosen.columns, resplits)
+        parts = _parts(users)
         for part in range(parts):
             for row in await self._rows(subject, statements.users(part, parts)):
                 await write(_text(row["lines"]))
         for measure in statements.measures:
+            parts = _parts(values[measure.index] if measure.quantile is not None else _lines_of(measure, users))
             for part in range(parts):
                 rows = await self._rows(subject, statements.numbers(measure, part, parts))
                 for row in rows:
@@ -129,9 +135,36 @@ class Drawing:
         if not await self._reach.covers(subject, Question(), look_back(route.chosen.recipes)):
             raise HistoryDropped(_LOST_MEANWHILE)
 
+    async def _size(
+        self, subject: Subject, statements: InClickHouse, columns: Sequence[Column], resplits: int
+    ) -> tuple[int, Counter[int]]:
+        """Return how many users there are, and how many values of each quantile, if these are not too many."""
+        users, values = await self._number(subject, statements.counting()), Counter[int]()
+        refuse_too_many(columns, users=users, values=0)
+        for measure in statements.measures:
+            if measure.quantile is not None:
+                values[measure.index] = await self._number(subject, statements.counting_values(measure))
+                refuse_too_many(columns, users=users, values=values.total())
+        refuse_too_long(columns, resplits, users=users, values=values.total())
+        return users, values
+
+    async def _number(self, subject: Subject, statement: Statement) -> int:
+        (counted,) = await self._rows(subject, statement)
+        return int(counted["number"])
+
     async def _rows(self, subject: Subject, statement: Statement) -> list[dict[str, Any]]:
         sql, parameters = statement
         return await self._clickhouse.rows(sql, parameters, settings=SETTINGS, tables=tables_for(subject, None))
+
+
+def _lines_of(measure: Measure, users: int) -> int:
+    """Return how many lines say the users' numbers at most."""
+    return users if measure.covariate is None else 2 * users
+
+
+def _parts(lines: int) -> int:
+    """Return in how many parts so many lines come, which is a power of two."""
+    return 1 << (lines // _LINES_AT_ONCE).bit_length()
 
 
 def _text(lines: str) -> bytes:

@@ -15,3 +15,7 @@ class TooManyCalibrations(RateLimited):
 
     slug = "too-many-calibrations"
     title = "Another calibration is running"
+
+
+class CannotCalibrate(Exception):
+    """The control arm is nothing to calibrate by; the message says why, to people."""

@@ -8,20 +8,22 @@ Each line has four whole numbers, what it is about, the metric's index, the user
 | 1, a metric   |                                | numerator and denominator, in units; users with 0 may be left out |
 | 2, a unit     |                                | the exponent: a unit is 2 to the power of minus that              |
 | 3, a covariate |                               | the number from before the exposure, in units                    |
-| 4, a value    |                                | one of the user's values, of which a quantile is taken            |
+| 4, a value    | how often the user has it      | the value, of which with others a quantile is taken               |
 
 Instead of a user's key a unit has a side: 0 numerator, 1 denominator, 2 covariate. Keys are hashes of 64 bits of the
 user's name, the same in either store, so that the same users are split alike whichever store told of them.
 """
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from app.calibration.errors import CannotCalibrate
 from app.calibration.resplits import Indexes, Numbers, UserNumbers, Users, UserValues
-from app.calibration.values import FEWEST_USERS, MOST_NUMBERS, Column
+from app.calibration.sizes import refuse_too_long, refuse_too_many
+from app.calibration.values import FEWEST_USERS, Column, Job
 
 USER, NUMBERS, EXPONENT, COVARIATE, VALUE = 0, 1, 2, 3, 4
 _LINE = np.dtype([("about", "i8"), ("metric", "i8"), ("key", "i8"), ("other", "i8"), ("first", "f8"), ("second", "f8")])
@@ -31,15 +33,12 @@ _BLOCK_BYTES = 4 * 1024 * 1024
 _Lines: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[Any]]  # Any: each line is a record.
 
 
-class CannotCalibrate(Exception):
-    """The control arm is nothing to calibrate by; the message says why, to people."""
-
-
-def read_users(columns: Sequence[Column], pieces: Iterable[bytes], *, split_by: str | None = None) -> Users:
+def read_users(job: Job, pieces: Iterable[bytes]) -> Users:
     """Read all lines, in whatever order and however cut.
 
     Raises:
-        CannotCalibrate: there are too few users, or too many to hold, or nobody has what they are to be split by.
+        CannotCalibrate: there are too few users, or too many to hold or to split so often, or nobody has what they are
+            to be split by.
     """
     found: dict[tuple[int, int], list[_Lines]] = {}
     n_users = n_values = 0
@@ -49,21 +48,18 @@ def read_users(columns: Sequence[Column], pieces: Iterable[bytes], *, split_by: 
             for index in np.unique(lines["metric"]):
                 found.setdefault((about, int(index)), []).append(lines[lines["metric"] == index])
         n_users += int((block["about"] == USER).sum())
-        n_values += int((block["about"] == VALUE).sum())
-        if n_users * len(columns) + n_values > MOST_NUMBERS:
-            raise CannotCalibrate(
-                f"The control's users times {len(columns)} metrics, and the values of quantiles, are more than"
-                f" {MOST_NUMBERS:,} numbers, which is more than fits into memory; ask for fewer metrics at once."
-            )
+        n_values += int(block["other"][block["about"] == VALUE].sum())
+        refuse_too_many(job.columns, users=n_users, values=n_values)
     if n_users < FEWEST_USERS:
         raise CannotCalibrate(
             f"The control has {n_users} users; halves of fewer than {FEWEST_USERS} say nothing about a test."
         )
+    refuse_too_long(job.columns, job.resplits, users=n_users, values=n_values)
     people = np.concatenate(found.pop((USER, 0)))
     # Without a group, what was asked for would silently be a split by user.
-    if split_by is not None and not people["first"].any():
+    if job.split_by is not None and not people["first"].any():
         raise CannotCalibrate(
-            f"split_by: none of the control's {n_users} users has {split_by!r} in the stored context. Check how the"
+            f"split_by: none of the control's {n_users} users has {job.split_by!r} in the stored context. Check how the"
             " name is written, or leave split_by out to split user by user."
         )
     people = people[np.argsort(people["key"])]
@@ -73,7 +69,7 @@ def read_users(columns: Sequence[Column], pieces: Iterable[bytes], *, split_by: 
     nothing = np.zeros(len(keys))
     numbers = [
         _numbers(column, index, found, keys, nothing) if column.quantile is None else _values(index, found, keys)
-        for index, column in enumerate(columns)
+        for index, column in enumerate(job.columns)
     ]
     return Users(numbers, units.astype(np.int64))
 
@@ -101,8 +97,9 @@ def _numbers(
 def _values(index: int, found: dict[tuple[int, int], list[_Lines]], keys: Indexes) -> UserValues:
     lines, places = _of_users(_popped(found, VALUE, index), keys)
     order = np.argsort(lines["first"])
+    times = lines["other"][order]
     # Adding 0 makes a zero of either sign the same one.
-    return UserValues(lines["first"][order] + 0.0, places[order])
+    return UserValues(np.repeat(lines["first"][order] + 0.0, times), np.repeat(places[order], times))
 
 
 def _of_users(lines: _Lines, keys: Indexes) -> tuple[_Lines, Indexes]:

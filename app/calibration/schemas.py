@@ -20,11 +20,11 @@ from app.core.names import Key
 from app.core.text import refuse_control_characters
 from app.events.schemas import EventType
 from app.metrics.recipe_schemas import WholeNumber
+from app.metrics.schemas import CovariateDays
+from app.results.limits import MOST_EVENT_TYPES
 from app.results.values import Source
 
 _LARGEST_SEED = 2**53 - 1
-_MOST_EVENT_TYPES = 50
-_MOST_CUPED_DAYS = 365
 _SMALLEST_ALPHA, _LARGEST_ALPHA = 0.001, 0.5
 
 
@@ -54,14 +54,14 @@ class CalibrationIn(BaseModel):
     )
     alpha: Annotated[float, Field(ge=_SMALLEST_ALPHA, le=_LARGEST_ALPHA, strict=True)] = DEFAULT_ALPHA
     event_type: Annotated[
-        list[EventType], Field(max_length=_MOST_EVENT_TYPES, description="Of the built-in metrics; left out: all.")
+        list[EventType], Field(max_length=MOST_EVENT_TYPES, description="Of the built-in metrics; left out: all.")
     ] = Field(default_factory=list)
     split_by: ContextName | None = Field(
         default=None,
         description="A name in the stored context: users with the same value are split together, as an experiment does"
         " that decides by household or company.",
     )
-    cuped_days: Annotated[WholeNumber, Field(ge=1, le=_MOST_CUPED_DAYS)] | None = Field(
+    cuped_days: CovariateDays | None = Field(
         default=None,
         description="Adjust conversion_rate and value_per_user by the same number from so many days before the"
         " exposure, as results do. Stored metrics say it themselves.",

@@ -7,8 +7,8 @@ from uuid import UUID, uuid4
 import structlog
 
 from app.calibration.choosing import attached_or_built_in, chosen, wanted_keys, why_unknown
-from app.calibration.drawing import Drawing, Route, Watermark
-from app.calibration.errors import CalibrationNotFound, TooManyCalibrations
+from app.calibration.drawing import Drawing, Route
+from app.calibration.errors import CalibrationNotFound, CannotCalibrate, TooManyCalibrations
 from app.calibration.helper import HelperDied, run
 from app.calibration.places import place_after, place_of
 from app.calibration.repository import CalibrationRepository
@@ -23,6 +23,7 @@ from app.exports.values import Write
 from app.metrics.repository import MetricRepository
 from app.metrics.values import Metric
 from app.results.errors import HistoryDropped, StoreDropped
+from app.results.reach import Watermark
 
 log = structlog.get_logger()
 
@@ -142,7 +143,7 @@ class CalibrationService:
             progress[0] = min(1.0, share)
 
         async def feed(write: Write) -> None:
-            await self._drawing.draw(experiment, route, wanted.split_by, write)
+            await self._drawing.draw(experiment, route, wanted, write)
 
         job = Job(
             resplits=wanted.resplits,
@@ -166,6 +167,9 @@ class CalibrationService:
         except asyncio.CancelledError:
             await self._fail(calibration_id, _STOPPED)
             raise
+        except CannotCalibrate as error:
+            log.info("calibration.refused", calibration_id=str(calibration_id), reason=str(error))
+            await self._fail(calibration_id, str(error))
         except (HelperDied, StoreUnavailable, ClickHouseUnavailable, StoreDropped, HistoryDropped, OSError) as error:
             log.warning("calibration.failed", calibration_id=str(calibration_id), error=str(error))
             await self._fail(calibration_id, str(error) or type(error).__name__)

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from app.calibration.reading import COVARIATE, EXPONENT, NUMBERS, USER, VALUE
-from app.measurement import cold_statement, cold_values, hot_statement
+from app.measurement import cold_statement, cold_values, hot_statement, hot_values
 from app.measurement.plan import Measure, Plan, compiled
 from app.measurement.values import Asked, Exposed
 from app.metrics.values import Recipe
@@ -42,7 +42,7 @@ SELECT CASE kind WHEN 'day' THEN {NUMBERS} WHEN 'exponent' THEN {EXPONENT} ELSE 
     CASE kind WHEN 'day' THEN n2 ELSE n1 END, CASE kind WHEN 'day' THEN coalesce(n4, 0) ELSE 0 END
 FROM ({{measured}}) AS seen WHERE kind IN ('day', 'exponent', 'covariate')"""
 _VALUES = f"""
-SELECT {VALUE} AS about, metric, variant_id AS key, 0 AS other, value AS first, 0 AS second
+SELECT {VALUE} AS about, metric, variant_id AS key, 1 AS other, value AS first, 0 AS second
 FROM ({{measured}}) AS seen"""
 
 _COLD_KEY = "reinterpretAsInt64(reverse(substring(MD5({text}), 1, 8)))"
@@ -63,7 +63,7 @@ _COLD_JOIN_CONTEXT = (
     """ LEFT JOIN (SELECT user_id, context FROM stored) AS holding ON holding.user_id = exposed.user_id"""
 )
 _COLD_EVERY_USER_AN_ARM = "WITH exposed AS (SELECT user_id, unit AS variant_id, exposed_at FROM control)"
-# Of very many users some at a time, so that no answer is larger than this process can hold for a moment. What is found
+# Of very many lines some at a time, so that no answer is larger than this process can hold for a moment. What is found
 # is cut, not who is looked at: units and the quantile at which totals are cut are of all of them.
 _COLD_PART = " WHERE bitAnd({key}, {{parts:Int64}} - 1) = {{part:Int64}}"
 # Few large rows: lines that come one by one would keep the process busy with each of them.
@@ -78,11 +78,18 @@ _COLD_NUMBERS = f"""
 SELECT {_COLD_TEXT}{{exponents}} FROM (
     SELECT variant_id, arrayJoin([{{lines}}]) AS line{{own_exponents}} FROM ({{measured}}) AS seen{{part}}
 ) WHERE line != '' {_COLD_SPREAD.format(key="variant_id")}"""
+# Cut by value as well, and what repeats said once: a single user may have most of the values.
+_COLD_PIECE = "reinterpretAsInt64(cityHash64(variant_id, value))"
 _COLD_VALUES = f"""
 SELECT {_COLD_TEXT} FROM (
-    SELECT variant_id, concat('{VALUE},{{metric}},', toString(variant_id), ',0,', toString(value), ',0') AS line
-    FROM ({{measured}}) AS seen{{part}}
-) {_COLD_SPREAD.format(key="variant_id")}"""
+    SELECT {_COLD_PIECE} AS piece,
+        concat('{VALUE},{{metric}},', toString(variant_id), ',', toString(times), ',', toString(value), ',0') AS line
+    FROM (
+        SELECT variant_id, value, count() AS times FROM ({{measured}}) AS seen{{part}}
+        GROUP BY variant_id, value
+    )
+) {_COLD_SPREAD.format(key="piece")}"""
+_COLD_NUMBER_OF_VALUES = "\nSELECT count() AS number FROM ({measured}) AS seen"
 _SIDES = "xyz"
 
 
@@ -102,12 +109,12 @@ def in_postgres(
     measured, own = hot_statement.measuring(numbers, _asked(subject), every)
     yield who + control + _LINES.format(measured=measured), {**own, **extra}
     if values.measures:
-        measured, own = hot_statement.valuing(values, _asked(subject), every)
+        measured, own = hot_values.valuing(values, _asked(subject), every)
         yield who + control + _VALUES.format(measured=measured), {**own, **extra}
 
 
 class InClickHouse:
-    """The statements about the history below a watermark; of very many users some at a time, `parts` in all."""
+    """The statements about the history below a watermark; of very many lines some at a time, `parts` in all."""
 
     def __init__(
         self,
@@ -135,7 +142,13 @@ class InClickHouse:
 
     def counting(self) -> Statement:
         """Return the statement for the number of users."""
-        return f"{self._who}\nSELECT count() AS users FROM control", self._parameters
+        return f"{self._who}\nSELECT count() AS number FROM control", self._parameters
+
+    def counting_values(self, measure: Measure) -> Statement:
+        """Return the statement for the number of values that a quantile is taken of."""
+        plan, every = self._plan.only([measure.index]), Exposed(_COLD_EVERY_USER_AN_ARM, {})
+        measured, own = cold_values.valuing(plan, _asked(self._subject), every)
+        return self._who + _COLD_NUMBER_OF_VALUES.format(measured=measured), {**own, **self._parameters}
 
     def users(self, part: int, parts: int) -> Statement:
         """Return the statement for the users' lines: rows of `lines`."""
@@ -151,9 +164,10 @@ class InClickHouse:
         Its rows have `lines` and, for each side whose unit ClickHouse chose, an exponent named like the side.
         """
         plan, asked = self._plan.only([measure.index]), _asked(self._subject)
-        every, of_part = Exposed(_COLD_EVERY_USER_AN_ARM, {}), _COLD_PART.format(key="variant_id")
+        every = Exposed(_COLD_EVERY_USER_AN_ARM, {})
         if measure.quantile is not None:
             measured, own = cold_values.valuing(plan, asked, every)
+            of_part = _COLD_PART.format(key=_COLD_PIECE)
             sql = _COLD_VALUES.format(metric=measure.index, measured=measured, part=of_part)
         else:
             measured, own = cold_statement.measuring(plan, asked, every, with_tail=False)
@@ -162,7 +176,7 @@ class InClickHouse:
                 exponents="".join(f", any({side}) AS {side}" for side in measure.scaled),
                 own_exponents="".join(f", {side}{measure.index}_exponent AS {side}" for side in measure.scaled),
                 measured=measured,
-                part=of_part,
+                part=_COLD_PART.format(key="variant_id"),
             )
         return self._who + sql, {**own, **self._of_part(part, parts)}
 

@@ -12,7 +12,8 @@ from typing import BinaryIO
 
 import msgspec
 
-from app.calibration.reading import CannotCalibrate, read_users
+from app.calibration.errors import CannotCalibrate
+from app.calibration.reading import read_users
 from app.calibration.resplits import calibrate
 from app.calibration.values import CalibrationResult, Job
 
@@ -60,7 +61,7 @@ def work(source: BinaryIO, sink: BinaryIO) -> None:
 
     job = msgspec.json.decode(source.readline(), type=Job)
     try:
-        users = read_users(job.columns, pieces(source), split_by=job.split_by)
+        users = read_users(job, pieces(source))
         result = calibrate(job, users, lambda progress: say(Said(progress=progress)))
     except Incomplete:
         return

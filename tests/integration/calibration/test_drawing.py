@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,9 +13,11 @@ import pytest
 from sqlalchemy import text
 
 from app.calibration.choosing import Chosen, chosen
-from app.calibration.drawing import Drawing, Route, Watermark
+from app.calibration.drawing import Drawing, Route
+from app.calibration.errors import CannotCalibrate
 from app.calibration.reading import read_users
 from app.calibration.resplits import UserNumbers, Users, UserValues, calibrate
+from app.calibration.sizes import VALUE_COSTS
 from app.calibration.values import COVARIATE_DROPPED, CalibrationResult, Job, Wanted
 from app.core.clickhouse import ClickHouse
 from app.core.db import Database
@@ -24,6 +27,7 @@ from app.measurement.values import Asked, Exposed
 from app.metrics.values import Direction, Kind, Metric, Recipe, Selection, ValueSource
 from app.results.errors import HistoryDropped, NoSourceAvailable
 from app.results.exposed_hot import exposed_in_postgres
+from app.results.reach import Watermark
 from app.results.values import Question, Source, Subject
 from tests.integration.results.services import BrokenClickHouse
 from tests.integration.results.world import FAR, Assigned, Happened, History, Overridden, World
@@ -107,16 +111,22 @@ def _drawing(world: World, *, clickhouse: ClickHouse | None = None, watermark: W
 
 
 async def _drawn(
-    world: World, experiment: Experiment, source: Source, *, wanted: Chosen = _CHOSEN, split_by: str | None = None
+    world: World,
+    experiment: Experiment,
+    source: Source,
+    *,
+    of: Chosen = _CHOSEN,
+    split_by: str | None = None,
+    clickhouse: ClickHouse | None = None,
 ) -> Users:
     pieces: list[bytes] = []
 
     async def write(piece: bytes) -> None:
         pieces.append(piece)
 
-    route = Route(source, FAR if source is Source.COLD else None, wanted)
-    await _drawing(world).draw(experiment, route, split_by, write)
-    return read_users(wanted.columns, pieces, split_by=split_by)
+    route = Route(source, FAR if source is Source.COLD else None, of)
+    await _drawing(world, clickhouse=clickhouse).draw(experiment, route, Wanted(split_by=split_by), write)
+    return read_users(Job(resplits=100, seed=5, alpha=0.1, columns=of.columns, split_by=split_by), pieces)
 
 
 def _calibrated(users: Users) -> CalibrationResult:
@@ -183,13 +193,113 @@ async def test_draw__every_kind__adds_up_to_what_results_measure(world: World, s
         assert found[key].value == pytest.approx(float(arm.sums.numerator / per), rel=1e-12)
 
 
+class _Watched(ClickHouse):
+    """A ClickHouse of which is known how many lines its longest answer had."""
+
+    def __init__(self, watched: ClickHouse) -> None:
+        """Open nothing: what is watched is open."""
+        self._watched = watched
+        self.most_lines = 0
+
+    async def rows(self, *args: Any, **options: Any) -> list[dict[str, Any]]:
+        found = await self._watched.rows(*args, **options)
+        lines = sum(str(row["lines"]).count("\n") + 1 for row in found if "lines" in row)
+        self.most_lines = max(self.most_lines, lines)
+        return found
+
+
 async def test_draw__very_many_users__come_in_parts(
     world: World, shop: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = _calibrated(await _drawn(world, shop, Source.COLD))
-    monkeypatch.setattr("app.calibration.drawing._USERS_AT_ONCE", 40)
+    monkeypatch.setattr("app.calibration.drawing._LINES_AT_ONCE", 40)
+    watched = _Watched(world.clickhouse)
 
-    assert _calibrated(await _drawn(world, shop, Source.COLD)) == whole
+    assert _calibrated(await _drawn(world, shop, Source.COLD, clickhouse=watched)) == whole
+    # Hashes cut about evenly.
+    assert 0 < watched.most_lines < 2 * 40
+
+
+_MEDIAN = chosen(_metrics({"median": _RECIPES["median"]}), Wanted())
+
+
+@pytest.fixture(scope="module")
+async def busy(world: World) -> Experiment:
+    """30 users of the control; one has 1,000 values and another 1,000 times the same one."""
+    experiment = await world.experiment()
+    assigned = [Assigned(f"user {number}", 0, _T0, _T0) for number in range(30)]
+    at = _T0 + _HOUR
+    events = [
+        Happened(one.user_id, "buy", at, at, value)
+        for one, own in zip(assigned, ([x / 7 for x in range(1000)], [9.5] * 1000), strict=False)
+        for value in own
+    ]
+    await world.store(experiment, History(assigned, events=events))
+    return experiment
+
+
+async def test_draw__few_users_with_very_many_values__come_in_parts(
+    world: World, busy: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (hot,) = (await _drawn(world, busy, Source.HOT, of=_MEDIAN)).numbers
+    monkeypatch.setattr("app.calibration.drawing._LINES_AT_ONCE", 100)
+    watched = _Watched(world.clickhouse)
+
+    (cold,) = (await _drawn(world, busy, Source.COLD, of=_MEDIAN, clickhouse=watched)).numbers
+
+    assert isinstance(hot, UserValues)
+    assert isinstance(cold, UserValues)
+    assert len(cold.values) == 2000
+    assert np.array_equal(hot.values, cold.values)
+    assert np.array_equal(np.bincount(hot.users), np.bincount(cold.users))
+    assert 0 < watched.most_lines < 2 * 100
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "resplits", "reason"),
+    [
+        # Users alone are too many, and only then their values.
+        ("MOST_NUMBERS", 59, 1000, "more than 59 numbers"),
+        ("MOST_NUMBERS", 2059, 1000, "more than 2,059 numbers"),
+        (
+            "MOST_WORK",
+            1000 * (60 + VALUE_COSTS * 2000),
+            1001,
+            r"60 numbers of users and 2,000 values .* at most 1,000 resplits",
+        ),
+    ],
+)
+async def test_draw__too_much__is_refused_before_anything_is_read(
+    world: World,
+    busy: Experiment,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    limit: int,
+    resplits: int,
+    reason: str,
+) -> None:
+    monkeypatch.setattr(f"app.calibration.sizes.{name}", limit)
+    watched = _Watched(world.clickhouse)
+
+    async def write(_piece: bytes) -> None:
+        pytest.fail("Something was read.")
+
+    with pytest.raises(CannotCalibrate, match=reason):
+        await _drawing(world, clickhouse=watched).draw(
+            busy, Route(Source.COLD, FAR, _MEDIAN), Wanted(resplits=resplits), write
+        )
+    assert watched.most_lines == 0
+
+
+@pytest.mark.parametrize("route", [Route(Source.COLD, None, _MEDIAN), Route(Source.BOTH, FAR, _MEDIAN)])
+async def test_draw__no_store_alone_or_no_watermark__reads_neither(
+    world: World, busy: Experiment, route: Route
+) -> None:
+    async def write(_piece: bytes) -> None:
+        pytest.fail("Something was read.")
+
+    with pytest.raises(AssertionError, match="Route"):
+        await _drawing(world, clickhouse=BrokenClickHouse()).draw(busy, route, Wanted(), write)
 
 
 @pytest.fixture
@@ -205,6 +315,8 @@ async def given_up(world: World) -> AsyncIterator[Experiment]:
     yield experiment
     async with world.database.begin() as connection:
         await connection.execute(text("DELETE FROM dropped_partitions WHERE name = 'of-a-test'"))
+    # What a test had ClickHouse give up is of no other test.
+    await world.clickhouse.command("TRUNCATE TABLE dropped_history")
 
 
 async def test_route__postgresql_has_everything__is_postgresql(world: World, shop: Experiment) -> None:

@@ -6,8 +6,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from app.calibration.reading import CannotCalibrate, read_users
+from app.calibration.errors import CannotCalibrate
+from app.calibration.reading import read_users
 from app.calibration.resplits import UserNumbers, UserValues
+from app.calibration.sizes import VALUE_COSTS
 from app.calibration.values import FEWEST_USERS, Column, Job
 from app.calibration.worker import END, Incomplete, Said, pieces, work
 
@@ -18,6 +20,10 @@ _COLUMNS = (
 )
 
 
+def _job(columns: tuple[Column, ...] = _COLUMNS, *, resplits: int = 100, split_by: str | None = None) -> Job:
+    return Job(resplits=resplits, seed=1, alpha=0.05, columns=columns, split_by=split_by)
+
+
 def _lines(users: int = FEWEST_USERS) -> bytes:
     """Return users 10, 20, ... of whom the second spent 3 units of an eighth, and 4 units in 2 orders.
 
@@ -25,16 +31,16 @@ def _lines(users: int = FEWEST_USERS) -> bytes:
     """
     rows = [f"0,0,{10 * number},{10 * number},0,0" for number in range(users, 0, -1)]
     rows += ["1,0,20,0,3,0", "2,0,0,0,3,0", "1,1,20,0,4,2"]
-    rows += ["3,0,30,0,5,0", "2,0,2,0,2,0", "4,2,20,0,7.5,0", "4,2,40,0,-0,0", "4,2,20,0,1e-3,0", "4,2,10,0,9,0"]
+    rows += ["3,0,30,0,5,0", "2,0,2,0,2,0", "4,2,20,1,7.5,0", "4,2,40,1,-0,0", "4,2,20,1,1e-3,0", "4,2,10,1,9,0"]
     # Somebody whom the statement for users did not know yet.
-    rows += ["1,0,25,0,8,0", "4,2,25,0,8,0", "4,2,100000,0,8,0"]
+    rows += ["1,0,25,0,8,0", "4,2,25,1,8,0", "4,2,100000,1,8,0"]
     return "".join(f"{row}\n" for row in rows).encode()
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])
 def test_read_users__however_cut__finds_everybodys_numbers(size: int) -> None:
     text = _lines()
-    users = read_users(_COLUMNS, (text[start : start + size] for start in range(0, len(text), size)))
+    users = read_users(_job(), (text[start : start + size] for start in range(0, len(text), size)))
 
     spend, per_order, median = users.numbers
     assert isinstance(spend, UserNumbers)
@@ -58,7 +64,7 @@ def test_read_users__however_cut__finds_everybodys_numbers(size: int) -> None:
 
 def test_read_users__groups__are_counted_from_0() -> None:
     text = b"".join(f"0,0,{number},{-(number % 3) - 1},1,0\n".encode() for number in range(30))
-    users = read_users(_COLUMNS[:1], [text])
+    users = read_users(_job(_COLUMNS[:1]), [text])
     assert users.n_units == 3
     assert len(set(users.units[::3])) == 1
 
@@ -67,7 +73,7 @@ def test_read_users__keys_of_64_bits__are_told_apart() -> None:
     keys = [2**63 - 1 - number for number in range(30)] + [-(2**63)]
     text = "".join(f"0,0,{key},{key},0,0\n" for key in keys) + f"1,0,{2**63 - 2},0,5,0\n"
 
-    users = read_users(_COLUMNS[:1], [text.encode()])
+    users = read_users(_job(_COLUMNS[:1]), [text.encode()])
 
     (spend,) = users.numbers
     assert isinstance(spend, UserNumbers)
@@ -77,14 +83,43 @@ def test_read_users__keys_of_64_bits__are_told_apart() -> None:
 
 def test_read_users__too_few__says_how_many() -> None:
     with pytest.raises(CannotCalibrate, match=r"has 19 users"):
-        read_users(_COLUMNS, [_lines(19)])
+        read_users(_job(), [_lines(19)])
     with pytest.raises(CannotCalibrate, match=r"has 0 users"):
-        read_users(_COLUMNS, [])
+        read_users(_job(), [])
 
 
 def test_read_users__nobody_in_a_group__is_no_split_by_it() -> None:
     with pytest.raises(CannotCalibrate, match=r"split_by: none of the control's 20 users has 'houshold'"):
-        read_users(_COLUMNS, [_lines()], split_by="houshold")
+        read_users(_job(split_by="houshold"), [_lines()])
+
+
+def test_read_users__values_that_repeat__are_as_many() -> None:
+    lines = _lines() + b"4,2,30,3,2.5,0\n"
+
+    median = read_users(_job(), [lines]).numbers[2]
+
+    assert isinstance(median, UserValues)
+    assert (median.values.tolist(), median.users.tolist()) == (
+        [0.0, 0.001, 2.5, 2.5, 2.5, 7.5, 9.0],
+        [3, 1, 2, 2, 2, 1, 0],
+    )
+
+
+def test_read_users__too_many_numbers__says_so_while_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Who it is, two numbers of the adjusted metric, and one of each other; and the values.
+    monkeypatch.setattr("app.calibration.sizes.MOST_NUMBERS", 5 * FEWEST_USERS + 6)
+    assert len(read_users(_job(), [_lines()]).units) == FEWEST_USERS
+
+    with pytest.raises(CannotCalibrate, match=r"3 metrics, .* more than 106 numbers"):
+        read_users(_job(), [_lines() + b"4,2,30,1,2.5,0\n"])
+
+
+def test_read_users__too_many_resplits__says_how_many_are_few_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.calibration.sizes.MOST_WORK", 100 * (5 * FEWEST_USERS + VALUE_COSTS * 6))
+    assert len(read_users(_job(), [_lines()]).units) == FEWEST_USERS
+
+    with pytest.raises(CannotCalibrate, match=r"resplits: .* 100 numbers .* 6 values .* 101 times .* at most 100 res"):
+        read_users(_job(resplits=101), [_lines()])
 
 
 @pytest.mark.parametrize("before", [b"", b"1,2\n", b"x" * 3_000_000 + b"\n"])
@@ -98,10 +133,9 @@ def test_pieces__no_last_line__is_incomplete(text: bytes) -> None:
         list(pieces(io.BytesIO(text)))
 
 
-def _said(text: bytes, columns: tuple[Column, ...] = _COLUMNS) -> list[Said]:
-    job = Job(resplits=100, seed=1, alpha=0.05, columns=columns)
+def _said(text: bytes) -> list[Said]:
     sink = io.BytesIO()
-    work(io.BytesIO(msgspec.json.encode(job) + b"\n" + text), sink)
+    work(io.BytesIO(msgspec.json.encode(_job()) + b"\n" + text), sink)
     return [msgspec.json.decode(line, type=Said) for line in sink.getvalue().splitlines()]
 
 
