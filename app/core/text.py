@@ -13,8 +13,14 @@ MAX_JSON_DEPTH = 64
 # What encoded JSON may show of a control character, or of infinity, which is encoded as null. Harmless text may
 # look like it, too, so that a find is only a reason to look at every leaf.
 _SUSPICIOUS = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\\[bfu]|null")
-# Blank like spaces, and letters or symbols by their category: fillers of Hangul, and the Braille cell without dots.
-_BLANK_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+# Nobody sees these either, whatever their categories: what Unicode's property Default_Ignorable_Code_Point holds beside
+# format characters, and the Braille cell without dots.
+_BLANK = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8"
+    "\U000e0000-\U000e0fff]"
+)
+# Not Co and Cn: a font may draw what is private, and an emoji may be newer than the interpreter's Unicode.
+_INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Zs"})
 _UNSTORABLE_IN_FREE_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -51,9 +57,13 @@ def refuse_blank(text: str) -> str:
     Raises:
         ValueError: it holds blanks and invisible characters alone.
     """
-    if all(character in _BLANK_LETTERS or unicodedata.category(character)[0] in "ZC" for character in text):
+    if all(map(_is_invisible, text)):
         raise ValueError("must not be blank; give at least one visible character")
     return text
+
+
+def _is_invisible(character: str) -> bool:
+    return unicodedata.category(character) in _INVISIBLE_CATEGORIES or _BLANK.match(character) is not None
 
 
 def encoded_if_storable(value: object) -> bytes:

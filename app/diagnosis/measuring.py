@@ -1,6 +1,6 @@
 """Metrics of a diagnosis, measured where results are: in ClickHouse with PostgreSQL's newest rows, or in PostgreSQL."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -17,13 +17,11 @@ from app.results.errors import TailTooLarge
 from app.results.exposed_cold import exposed_in_clickhouse
 from app.results.exposed_hot import exposed_in_postgres
 from app.results.hot import HotStore
-from app.results.reach import Reach, hold_events, store_reaches
+from app.results.reach import Reach, Watermark, hold_events, store_reaches
 from app.results.tail import tables_for
 from app.results.values import Question, Source, Subject, Wanted
 
 log = structlog.get_logger()
-
-Watermark = Callable[[], Awaitable[datetime | None]]
 
 _ONE_SNAPSHOT = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 _NOW = text("SELECT clock_timestamp()")

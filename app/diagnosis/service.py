@@ -24,7 +24,7 @@ from app.diagnosis.facts import (
     ValueOfUsers,
 )
 from app.diagnosis.judgement import judged
-from app.diagnosis.measuring import Measurement, Measuring, OutOfReach, Watermark
+from app.diagnosis.measuring import Measurement, Measuring, OutOfReach
 from app.diagnosis.repository import Attribute, DiagnosisRepository, Noted
 from app.diagnosis.values import Diagnosis, Unchecked
 from app.experiments.recording import noted_start
@@ -32,7 +32,7 @@ from app.experiments.registry import ExperimentRegistry
 from app.experiments.values import Experiment, Variant
 from app.measurement.values import Measured
 from app.metrics.values import Metric, Role
-from app.results.reach import hold_events, store_reaches
+from app.results.reach import Watermark, hold_events, store_reaches
 from app.results.values import Question, Source, Subject
 
 # Each keeps a processor of a server busy for a moment.

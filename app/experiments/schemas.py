@@ -162,14 +162,15 @@ class ExperimentChange(BaseModel):
         json_schema_extra={"examples": [{"traffic_pct": 50}, {"name": "Greener button", "ends_at": None}]},
     )
 
-    key: Key = Field(default="", validate_default=False)
-    name: Name = Field(default="", validate_default=False)
+    # By factories, which no schema shows: a client that fills in what a schema gives as default would change fields.
+    key: Key = Field(default_factory=str, validate_default=False)
+    name: Name = Field(default_factory=str, validate_default=False)
     description: Description | None = None
     variants: Variants = Field(default_factory=list, validate_default=False)
-    seed: Seed = Field(default="", validate_default=False)
+    seed: Seed = Field(default_factory=str, validate_default=False)
     starts_at: Moment | None = None
     ends_at: Moment | None = None
-    traffic_pct: Percent = Decimal(100)
+    traffic_pct: Percent = Field(default_factory=Decimal, validate_default=False)
     config: Config = Field(default_factory=dict)
     population: PopulationIn | None = None
     plan: PlanIn | None = None

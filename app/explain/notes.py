@@ -14,8 +14,11 @@ from app.results.values import Question
 # What clickhouse-client reads of one query unless it is told otherwise.
 _MAX_QUERY_SIZE = 256 * 1024
 
-NO_WATERMARK = (
-    "There is no SQL for ClickHouse now: it does not answer, or is not known to be complete up to any moment."
+NO_CLICKHOUSE = "There is no SQL for ClickHouse now: it does not answer."
+NO_WATERMARK = "There is no SQL for ClickHouse now: it is not known to be complete up to any moment."
+REFUSED = (
+    "There is no SQL for ClickHouse now: it refused a query on which that SQL depends. This is a fault of the service,"
+    " whose log says more."
 )
 NO_POSTGRES = "There is no SQL for PostgreSQL now: it does not answer."
 DROPPED = "There is no SQL for {store}: it has given up events that count."

@@ -9,15 +9,21 @@ from app.core.names import Key
 from app.core.text import refuse_control_characters
 from app.events.schemas import EventType
 from app.explain.values import Explanation, Part
+from app.metrics.schemas import CovariateDays
+from app.results.limits import (
+    LEAST_CONFIDENCE_LEVEL,
+    LONGEST_CONTEXT_VALUE,
+    MOST_CONFIDENCE_LEVEL,
+    MOST_CONTEXT_FILTERS,
+    MOST_EVENT_TYPES,
+    MOST_METRICS,
+)
 from app.results.parameters import AttributeName, DateOrMoment
 from app.results.values import ContextFilter, Granularity, Question, SourceChoice
 
-# As results take them in their query string.
-_MOST_METRICS, _MOST_EVENT_TYPES, _MOST_CONTEXT_FILTERS = 50, 50, 10
-_MOST_CUPED_DAYS = 365
-_LEAST_CONFIDENCE_LEVEL, _MOST_CONFIDENCE_LEVEL = 1e-6, 100 - 1e-9
-
-_ContextValue = Annotated[str, StringConstraints(max_length=256), AfterValidator(refuse_control_characters)]
+_ContextValue = Annotated[
+    str, StringConstraints(max_length=LONGEST_CONTEXT_VALUE), AfterValidator(refuse_control_characters)
+]
 
 
 class ExplainIn(BaseModel):
@@ -28,27 +34,27 @@ class ExplainIn(BaseModel):
         json_schema_extra={"examples": [{"metrics": ["conversion_rate"], "event_type": ["purchase"]}]},
     )
 
-    metrics: Annotated[list[Key], Field(max_length=_MOST_METRICS)] = Field(
+    metrics: Annotated[list[Key], Field(max_length=MOST_METRICS)] = Field(
         default=[], description="Built-in metrics, keys of stored ones, or `attached`; left out: those of results."
     )
-    event_type: Annotated[list[EventType], Field(max_length=_MOST_EVENT_TYPES)] = Field(
+    event_type: Annotated[list[EventType], Field(max_length=MOST_EVENT_TYPES)] = Field(
         default=[], description="Their union; left out: all. Stored metrics have types of their own."
     )
     start_date: DateOrMoment | None = None
     end_date: DateOrMoment | None = None
     granularity: Granularity = Granularity.DAY
-    confidence_level: Annotated[float, Field(ge=_LEAST_CONFIDENCE_LEVEL, le=_MOST_CONFIDENCE_LEVEL)] = Field(
+    confidence_level: Annotated[float, Field(ge=LEAST_CONFIDENCE_LEVEL, le=MOST_CONFIDENCE_LEVEL)] = Field(
         default=95.0, description="Percent; the ranks that bound a quantile depend on it."
     )
     include_overrides: bool = False
-    context: Annotated[dict[AttributeName, _ContextValue], Field(max_length=_MOST_CONTEXT_FILTERS)] = Field(
+    context: Annotated[dict[AttributeName, _ContextValue], Field(max_length=MOST_CONTEXT_FILTERS)] = Field(
         default={}, description="As `context.<name>=<value>` of results."
     )
     breakdown: AttributeName | None = Field(
         default=None, description="A name in the users' stored context: the queries by its values as well."
     )
     effect_over_time: bool | None = Field(default=None, description="Whether built-in metrics are followed by day.")
-    cuped_days: Annotated[int, Field(ge=1, le=_MOST_CUPED_DAYS)] | None = Field(
+    cuped_days: CovariateDays | None = Field(
         default=None, description="Of built-in metrics; stored ones say it themselves."
     )
     source: SourceChoice = Field(default=SourceChoice.AUTO, description="auto: the SQL of both stores.")

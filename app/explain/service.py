@@ -1,9 +1,11 @@
 """The use case of explaining a number: the SQL that results would run, ready to paste."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+
+import structlog
 
 from app.core.clickhouse import ClickHouse, ClickHouseRefused, ClickHouseUnavailable
 from app.core.db import Database, StoreUnavailable
@@ -15,20 +17,19 @@ from app.explain.values import Explanation, Statement
 from app.measurement.plan import look_back
 from app.metrics.repository import MetricRepository
 from app.metrics.values import StoredMetric
-from app.results.analysis import MOST_SERIES_ENTRIES
 from app.results.chosen import chosen, names_of, to_look_up
 from app.results.cold import ColdStore
 from app.results.errors import StoreIncomplete
 from app.results.hot import HotStore
+from app.results.limits import MOST_SLOTS
 from app.results.measuring import observed_question, wanted_of, without_covariates
-from app.results.reach import Reach, hold_events, store_reaches
+from app.results.reach import Reach, Watermark, hold_events, store_reaches
 from app.results.values import Question, SourceChoice, Subject, Wanted
 
-Watermark = Callable[[], Awaitable[datetime | None]]
+log = structlog.get_logger()
 
 # A look at a store costs about as much as an answer; most of the processors stay free for these.
 _MOST_AT_ONCE = 2
-_MOST_SLOTS = MOST_SERIES_ENTRIES + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +124,16 @@ class ExplainService:
         except StoreIncomplete:
             # Dropped between the two looks.
             return _Written(None, notes=(notes.DROPPED.format(store="PostgreSQL"),))
-        except StoreUnavailable:
+        except StoreUnavailable as error:
             if asked.question.source is SourceChoice.HOT:
                 raise
+            log.warning("explain.store_unavailable", error=str(error) or type(error).__name__)
             return _Written(None, notes=(notes.NO_POSTGRES,))
         return _Written(in_postgres(asked.subject, asked.question, asked.wanted, known), known, said)
 
     async def _in_clickhouse(self, asked: _Asked) -> _Written:
         if self._cold is None or self._reach is None:
-            return _Written(None, notes=(notes.NO_WATERMARK,))
+            return _Written(None, notes=(notes.NO_CLICKHOUSE,))
         said: tuple[str, ...] = ()
         try:
             watermark = await self._watermark()
@@ -143,8 +145,12 @@ class ExplainService:
                     return _Written(None, notes=(notes.DROPPED.format(store="ClickHouse"),))
             needs_look = looking.is_needed(asked.wanted)
             known = await self._look_at_clickhouse(self._cold, asked, watermark) if needs_look else NOTHING_KNOWN
-        except (ClickHouseUnavailable, ClickHouseRefused, StoreUnavailable):
-            return _Written(None, notes=(notes.NO_WATERMARK,))
+        except ClickHouseUnavailable as error:
+            log.warning("explain.history_unavailable", error=str(error) or type(error).__name__)
+            return _Written(None, notes=(notes.NO_CLICKHOUSE,))
+        except ClickHouseRefused as error:
+            log.error("explain.history_refused", code=error.code, exc_info=error)  # noqa: TRY400  # A bug.
+            return _Written(None, notes=(notes.REFUSED,))
         statement = in_clickhouse(asked.subject, asked.question, watermark, asked.wanted, known)
         return _Written(statement, known, (*notes.on_history(watermark, statement), *said))
 
@@ -159,11 +165,11 @@ class ExplainService:
     async def _look_at_postgres(self, asked: _Asked) -> Known:
         question, wanted = looking.looked_for(asked.question, asked.wanted)
         async with self._turns:
-            seen, now = await self._hot.observe(asked.subject, question, most_slots=_MOST_SLOTS, wanted=wanted)
+            seen, now = await self._hot.observe(asked.subject, question, most_slots=MOST_SLOTS, wanted=wanted)
         return looking.known_from(asked.question, asked.wanted, seen, now)
 
     async def _look_at_clickhouse(self, store: ColdStore, asked: _Asked, watermark: datetime) -> Known:
         question, wanted = looking.looked_for(asked.question, asked.wanted)
         async with self._turns:
-            seen = await store.observe(asked.subject, question, watermark, most_slots=_MOST_SLOTS, wanted=wanted)
+            seen = await store.observe(asked.subject, question, watermark, most_slots=MOST_SLOTS, wanted=wanted)
         return looking.known_from(asked.question, asked.wanted, seen, watermark)

@@ -18,19 +18,18 @@ from app.explain.literals import (
     settings_for_postgres,
 )
 from app.explain.values import Part, Query, Statement
-from app.measurement import cold_statement, hot_statement
+from app.measurement import cold_statement, hot_statement, hot_values
 from app.measurement.plan import Plan, compiled
 from app.measurement.stores import SETTINGS as MEASURING_SETTINGS
 from app.measurement.values import Days, Exposed
 from app.results import cold, duplicates, hot
-from app.results.analysis import MOST_SERIES_ENTRIES
 from app.results.exposed_cold import exposed_in_clickhouse
 from app.results.exposed_hot import exposed_in_postgres
+from app.results.limits import MOST_SLOTS
 from app.results.measuring import asked_of
 from app.results.tail import EXCLUDED_USERS
 from app.results.values import NOTHING_WANTED, Question, Subject, Wanted
 
-_MOST_SLOTS = MOST_SERIES_ENTRIES + 1
 # The first two make the text mean the same in every session, the others make it as fast as results are.
 _POSTGRES_SETTINGS: Mapping[str, str] = {
     "TimeZone": "UTC",
@@ -139,7 +138,7 @@ class _Postgres:
     plan: Plan
 
     def observed(self, question: Question) -> str:
-        return for_postgres(*hot.statement_for(self.subject, question, most_slots=_MOST_SLOTS))
+        return for_postgres(*hot.statement_for(self.subject, question, most_slots=MOST_SLOTS))
 
     def measured(self, question: Question, days: Days | None) -> str:
         asked = asked_of(self.subject, question, days)
@@ -147,7 +146,7 @@ class _Postgres:
 
     def bounds(self, question: Question, ranks: Ranks) -> str:
         asked = asked_of(self.subject, question)
-        return for_postgres(*hot_statement.bounding(self.plan, asked, self._exposed(question), ranks))
+        return for_postgres(*hot_values.bounding(self.plan, asked, self._exposed(question), ranks))
 
     def _exposed(self, question: Question) -> Exposed:
         return Exposed(*exposed_in_postgres(self.subject, question))
@@ -161,7 +160,7 @@ class _ClickHouse:
 
     def observed(self, question: Question) -> str:
         sql, parameters = cold.statement_for(
-            self.subject, question, self.watermark, most_slots=_MOST_SLOTS, with_tail=False
+            self.subject, question, self.watermark, most_slots=MOST_SLOTS, with_tail=False
         )
         return self._written(sql, parameters, cold.SETTINGS)
 

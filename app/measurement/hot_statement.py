@@ -1,7 +1,7 @@
 """The statement by which PostgreSQL measures: one pass over the events for all metrics.
 
-Events are joined with who is exposed once; every metric then reads from that. What counts is defined here and, in the
-same words, in `cold_statement`; a property test holds the two equal.
+Events are joined with who is exposed once (see `hot_events`); every metric then reads from that. What counts is defined
+in both and, in the same words, in `cold_statement`; a property test holds the two equal.
 
 The answer's rows have a `kind`, the metric's index, a variant, a position, up to seven whole numbers `n1` to `n7`, and
 a `value`; `read_hot` says what they mean.
@@ -11,38 +11,11 @@ a `value`; `read_hot` says what they mean.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from app.events.messages import MOST_AHEAD
-from app.measurement import hot_filters
-from app.measurement.plan import (
-    DAY_US,
-    US,
-    Cap,
-    Measure,
-    Plan,
-    Shape,
-    Side,
-    Stretch,
-    Track,
-    bounds_us,
-    days_of,
-)
+from app.measurement.hot_events import HotEvents
+from app.measurement.hot_values import ranked
+from app.measurement.plan import DAY_US, Cap, Measure, Plan, Shape
 from app.measurement.values import Asked, Exposed
-from app.metrics.values import ValueSource
 
-# The conditions on ingestion times follow from those on the events' own, and spare partitions that are too old.
-_HAPPENED = """, happened AS MATERIALIZED (
-    SELECT exposed.variant_id, exposed.unit,
-        CAST(extract(epoch FROM exposed.exposed_at) * 1000000 AS bigint) AS since_us,
-        CAST(extract(epoch FROM happened.ts) * 1000000 AS bigint) AS us{columns}
-    FROM events AS happened JOIN exposed ON happened.user_id = exposed.user_id
-    WHERE happened.project_id = CAST(:project_id AS bigint)
-      AND happened.ts >= exposed.exposed_at - CAST(:look_back AS interval)
-      AND happened.ingested_at >= (SELECT min(exposed_at) FROM exposed) - CAST(:look_back AS interval)
-          - CAST(:most_ahead AS interval)
-      AND (happened.experiment_id IS NULL OR happened.experiment_id = CAST(:experiment_id AS bigint))
-      AND (CAST(:until AS timestamptz) IS NULL OR happened.ts < CAST(:until AS timestamptz))
-      AND (CAST(:event_types AS text[]) IS NULL OR happened.event_type = ANY (CAST(:event_types AS text[])))
-)"""
 # The day's number within the series; what lies outside it counts in its first or last day.
 _DAY = (
     "CAST(least(greatest({us} / CAST(" + str(DAY_US) + " AS bigint) - CAST(:first_day AS bigint), 0),"
@@ -92,164 +65,59 @@ _EXPOSED_US = "CAST(extract(epoch FROM exposed.exposed_at) * 1000000 AS bigint)"
 
 def measuring(plan: Plan, asked: Asked, exposed: Exposed) -> tuple[str, Mapping[str, Any]]:
     """Return the statement that answers for all metrics."""
-    builder = _Builder(plan, asked, exposed)
-    ctes = [*builder.happened(), *builder.peaks()]
+    events = HotEvents(plan, asked, exposed)
+    ctes = [events.happened(), *_peaks(events)]
     answers = [_ENTRIES.format(day=_DAY.format(us=_EXPOSED_US))]
     for measure in plan.measures:
-        parts = _quantile(builder, measure) if measure.shape is Shape.VALUES else _sums(builder, measure)
+        parts = _quantile(events, measure) if measure.shape is Shape.VALUES else _sums(events, measure)
         for part in parts:
             (ctes if part.startswith(",") else answers).append(part)
-    answers += builder.exponents()
+    answers += _exponents(plan)
     sql = exposed.sql + "".join(ctes) + "\nUNION ALL".join(answers)
-    return sql, builder.parameters()
+    return sql, events.parameters()
 
 
-def bounding(
-    plan: Plan, asked: Asked, exposed: Exposed, ranks: Mapping[tuple[int, int], tuple[int, int]]
-) -> tuple[str, Mapping[str, Any]]:
-    """Return the statement for the order statistics at two ranks, from 1, by metric's index and variant id."""
-    builder = _Builder(plan.only(index for index, _ in ranks), asked, exposed)
-    ctes, answers = list(builder.happened()), []
-    for measure in builder.plan.measures:
-        i, own = measure.index, [key for key in ranks if key[0] == measure.index]
-        arms = builder.bind(f"r{i}_arms", [variant_id for _, variant_id in own])
-        lower = builder.bind(f"r{i}_lower", [ranks[key][0] for key in own])
-        upper = builder.bind(f"r{i}_upper", [ranks[key][1] for key in own])
-        ctes.append(_ranked(builder, measure))
-        answers.append(
-            f"""
-SELECT {i} AS metric, ranked_{i}.variant_id, max(value) FILTER (WHERE place = lower_place) AS lower,
-    max(value) FILTER (WHERE place = upper_place) AS upper
-FROM ranked_{i} JOIN unnest(CAST(:{arms} AS bigint[]), CAST(:{lower} AS bigint[]), CAST(:{upper} AS bigint[]))
-    AS wanted (arm, lower_place, upper_place) ON arm = ranked_{i}.variant_id AND place IN (lower_place, upper_place)
-GROUP BY ranked_{i}.variant_id"""
-        )
-    return exposed.sql + "".join(ctes) + "\nUNION ALL".join(answers), builder.parameters()
+def _peaks(events: HotEvents) -> Iterator[str]:
+    """Find the largest value that each metric counts, and from it the unit."""
+    scaled = [(measure, side) for measure in events.plan.measures for side in measure.scaled]
+    if not scaled:
+        return
+    found = []
+    for measure, side in scaled:
+        number = events.number(measure.denominator if side == "y" and measure.denominator else measure.numerator)
+        stretch = measure.covariate if side == "z" and measure.covariate else measure.stretch
+        inside = events.inside(measure, stretch)
+        found.append(f"max(abs({number})) FILTER (WHERE {inside}) AS {side}{measure.index}")
+    yield f", peaks AS MATERIALIZED (\n    SELECT {', '.join(found)} FROM happened\n)"
+    for measure, side in scaled:
+        yield _FACTORS.format(name=f"{side}{measure.index}")
 
 
-def valuing(plan: Plan, asked: Asked, exposed: Exposed) -> tuple[str, Mapping[str, Any]]:
-    """Return the statement with a row for each value of the plan's quantiles: `metric`, `variant_id`, `value`."""
-    builder = _Builder(plan, asked, exposed)
-    ctes, answers = list(builder.happened()), []
+def _exponents(plan: Plan) -> Iterator[str]:
     for measure in plan.measures:
-        number = builder.number(measure.numerator)
-        answers.append(
-            f"""
-SELECT {measure.index} AS metric, variant_id, {number} AS value FROM happened
-WHERE {builder.inside(measure, measure.stretch)} AND {number} IS NOT NULL"""
-        )
-    return exposed.sql + "".join(ctes) + "\nUNION ALL".join(answers), builder.parameters()
+        for side in measure.scaled:
+            yield (
+                f"\nSELECT 'exponent', {measure.index}, 0, {'xyz'.index(side)}, exponent, NULL, NULL, NULL, NULL,"
+                f" NULL, NULL, NULL FROM factors_{side}{measure.index} WHERE exponent IS NOT NULL"
+            )
 
 
-class _Builder:
-    """The parts that all metrics of a statement share."""
-
-    def __init__(self, plan: Plan, asked: Asked, exposed: Exposed) -> None:
-        self.plan = plan
-        self._asked = asked
-        self._exposed = exposed
-        self._tracks = plan.tracks
-        self._bound: dict[str, Any] = {}
-
-    def bind(self, name: str, value: object) -> str:
-        """Bind a parameter and return its name."""
-        self._bound[name] = value
-        return name
-
-    def parameters(self) -> Mapping[str, Any]:
-        first_day, days = days_of(self._asked)
-        start_us, end_us = bounds_us(self._asked)
-        own = {
-            "project_id": self._asked.project_id,
-            "experiment_id": self._asked.experiment_id,
-            "look_back": self.plan.look_back_us * US,
-            "most_ahead": MOST_AHEAD,
-            "until": self._asked.end,
-            "event_types": list(self.plan.event_types) or None,
-            "first_day": first_day,
-            "days": days,
-            "start_us": start_us,
-            "end_us": end_us,
-        }
-        return {**self._exposed.parameters, **own, **self._bound}
-
-    def happened(self) -> Iterator[str]:
-        columns = (f",\n        {self._column(index, track)}" for index, track in enumerate(self._tracks))
-        yield _HAPPENED.format(columns="".join(columns))
-
-    def _column(self, index: int, track: Track) -> str:
-        conditions = []
-        if track.event_types:
-            types = self.bind(f"types_{index}", list(track.event_types))
-            conditions.append(f"happened.event_type = ANY (CAST(:{types} AS text[]))")
-        for place, wanted in enumerate(track.filters):
-            condition, parameters = hot_filters.condition(wanted, f"filter_{index}_{place}")
-            conditions.append(condition)
-            self._bound |= parameters
-        keeps = " AND ".join(conditions) or "true"
-        if not track.has_numbers:
-            return f"({keeps}) AS keeps_{index}"
-        number = "happened.value"
-        if track.source is ValueSource.PROPERTY:
-            number = hot_filters.number_of(self.bind(f"number_{index}", track.property_name))
-        return f"CASE WHEN {keeps} THEN {number} END AS number_{index}"
-
-    def peaks(self) -> Iterator[str]:
-        """Find the largest value that each metric counts, and from it the unit."""
-        scaled = [(measure, side) for measure in self.plan.measures for side in measure.scaled]
-        if not scaled:
-            return
-        found = []
-        for measure, side in scaled:
-            number = self.number(measure.denominator if side == "y" and measure.denominator else measure.numerator)
-            stretch = measure.covariate if side == "z" and measure.covariate else measure.stretch
-            inside = self.inside(measure, stretch)
-            found.append(f"max(abs({number})) FILTER (WHERE {inside}) AS {side}{measure.index}")
-        yield f", peaks AS MATERIALIZED (\n    SELECT {', '.join(found)} FROM happened\n)"
-        for measure, side in scaled:
-            yield _FACTORS.format(name=f"{side}{measure.index}")
-
-    def exponents(self) -> Iterator[str]:
-        for measure in self.plan.measures:
-            for side in measure.scaled:
-                yield (
-                    f"\nSELECT 'exponent', {measure.index}, 0, {'xyz'.index(side)}, exponent, NULL, NULL, NULL, NULL,"
-                    f" NULL, NULL, NULL FROM factors_{side}{measure.index} WHERE exponent IS NOT NULL"
-                )
-
-    def number(self, side: Side) -> str:
-        return f"number_{self._tracks.index(side.track)}"
-
-    def keeps(self, track: Track) -> str:
-        """Return the condition that an event is one of the track's."""
-        index = self._tracks.index(track)
-        return f"number_{index} IS NOT NULL" if track.has_numbers else f"keeps_{index}"
-
-    def inside(self, measure: Measure, stretch: Stretch) -> str:
-        kind = "post" if stretch is measure.stretch else "pre"
-        from_us = self.bind(f"{kind}{measure.index}_from", stretch.from_us)
-        until_us = self.bind(f"{kind}{measure.index}_until", stretch.until_us)
-        inside = f"us >= since_us + CAST(:{from_us} AS bigint) AND us < since_us + CAST(:{until_us} AS bigint)"
-        if stretch.in_question:
-            inside += " AND us >= CAST(:start_us AS bigint) AND us < CAST(:end_us AS bigint)"
-        return inside
-
-    def units(self, measure: Measure, side: str) -> str:
-        """Return what one event adds to a side, in units."""
-        amount = measure.denominator if side == "y" and measure.denominator is not None else measure.numerator
-        keeps = self.keeps(amount.track)
-        if not amount.by_number:
-            return f"CASE WHEN {keeps} THEN {1 if side == 'y' else measure.one} ELSE 0 END"
-        in_units = _IN_UNITS.format(number=self.number(amount), name=f"{side}{measure.index}")
-        return f"CASE WHEN {keeps} THEN {in_units} ELSE 0 END"
+def _units(events: HotEvents, measure: Measure, side: str) -> str:
+    """Return what one event adds to a side, in units."""
+    amount = measure.denominator if side == "y" and measure.denominator is not None else measure.numerator
+    keeps = events.keeps(amount.track)
+    if not amount.by_number:
+        return f"CASE WHEN {keeps} THEN {1 if side == 'y' else measure.one} ELSE 0 END"
+    in_units = _IN_UNITS.format(number=events.number(amount), name=f"{side}{measure.index}")
+    return f"CASE WHEN {keeps} THEN {in_units} ELSE 0 END"
 
 
-def _sums(builder: _Builder, measure: Measure) -> Iterator[str]:
+def _sums(events: HotEvents, measure: Measure) -> Iterator[str]:
     i = measure.index
-    yield from _CELLS[measure.shape](builder, measure)
+    yield from _CELLS[measure.shape](events, measure)
     if measure.covariate is not None:
-        inside = f"{builder.inside(measure, measure.covariate)} AND {builder.keeps(measure.numerator.track)}"
-        amount = f"sum({builder.units(measure, 'z')})" if measure.shape is Shape.AMOUNTS else str(measure.one)
+        inside = f"{events.inside(measure, measure.covariate)} AND {events.keeps(measure.numerator.track)}"
+        amount = f"sum({_units(events, measure, 'z')})" if measure.shape is Shape.AMOUNTS else str(measure.one)
         yield f""", before_{i} AS MATERIALIZED (
     SELECT unit, CAST({amount} AS numeric) AS z FROM happened WHERE {inside} GROUP BY unit
 )"""
@@ -260,23 +128,23 @@ def _sums(builder: _Builder, measure: Measure) -> Iterator[str]:
         yield _covariates_answer(measure)
 
 
-def _amounts(builder: _Builder, measure: Measure) -> Iterator[str]:
-    x_keeps = builder.keeps(measure.numerator.track)
+def _amounts(events: HotEvents, measure: Measure) -> Iterator[str]:
+    x_keeps = events.keeps(measure.numerator.track)
     keeps, y = x_keeps, "0"
     if measure.denominator is not None:
-        keeps, y = f"({x_keeps} OR {builder.keeps(measure.denominator.track)})", builder.units(measure, "y")
+        keeps, y = f"({x_keeps} OR {events.keeps(measure.denominator.track)})", _units(events, measure, "y")
     yield f""", cells_{measure.index} AS MATERIALIZED (
-    SELECT variant_id, unit, {_DAY.format(us="us")} AS day, CAST(sum({builder.units(measure, "x")}) AS numeric) AS x,
+    SELECT variant_id, unit, {_DAY.format(us="us")} AS day, CAST(sum({_units(events, measure, "x")}) AS numeric) AS x,
         CAST(sum({y}) AS numeric) AS y, count(*) FILTER (WHERE {x_keeps}) AS events
-    FROM happened WHERE {builder.inside(measure, measure.stretch)} AND {keeps} GROUP BY 1, 2, 3
+    FROM happened WHERE {events.inside(measure, measure.stretch)} AND {keeps} GROUP BY 1, 2, 3
 )"""
     yield _events_answer(measure, f"sum(events) FROM cells_{measure.index}")
 
 
-def _first(builder: _Builder, measure: Measure) -> Iterator[str]:
+def _first(events: HotEvents, measure: Measure) -> Iterator[str]:
     delay = measure.shape is Shape.DELAY
     x, y = ("min(us - since_us)", "1") if delay else (str(measure.one), "0")
-    inside = f"{builder.inside(measure, measure.stretch)} AND {builder.keeps(measure.numerator.track)}"
+    inside = f"{events.inside(measure, measure.stretch)} AND {events.keeps(measure.numerator.track)}"
     yield f""", cells_{measure.index} AS MATERIALIZED (
     SELECT variant_id, unit, {_DAY.format(us="min(us)")} AS day, CAST({x} AS numeric) AS x, CAST({y} AS numeric) AS y,
         count(*) AS events
@@ -285,15 +153,15 @@ def _first(builder: _Builder, measure: Measure) -> Iterator[str]:
     yield _events_answer(measure, f"sum(events) FROM cells_{measure.index}")
 
 
-def _chain(builder: _Builder, measure: Measure) -> Iterator[str]:
+def _chain(events: HotEvents, measure: Measure) -> Iterator[str]:
     """Take each step as early as may be after the one before."""
-    i, inside = measure.index, builder.inside(measure, measure.stretch)
+    i, inside = measure.index, events.inside(measure, measure.stretch)
     for step, track in enumerate(measure.tracks):
         after = "" if step == 0 else f" JOIN step_{i}_{step - 1} AS before ON before.unit = happened.unit"
         later = "" if step == 0 else " AND us >= before.done_us"
         yield f""", step_{i}_{step} AS MATERIALIZED (
     SELECT happened.variant_id, happened.unit, min(us) AS done_us FROM happened{after}
-    WHERE {inside} AND {builder.keeps(track)}{later} GROUP BY happened.variant_id, happened.unit
+    WHERE {inside} AND {events.keeps(track)}{later} GROUP BY happened.variant_id, happened.unit
 )"""
         yield f"""
 SELECT 'step', {i}, variant_id, {step}, count(*), NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM step_{i}_{step}
@@ -304,7 +172,7 @@ GROUP BY variant_id"""
     FROM step_{i}_{len(measure.tracks) - 1}
 )"""
     # An event that fits two steps is an event of each.
-    counts = " + ".join(f"count(*) FILTER (WHERE {builder.keeps(track)})" for track in measure.tracks)
+    counts = " + ".join(f"count(*) FILTER (WHERE {events.keeps(track)})" for track in measure.tracks)
     yield _events_answer(measure, f"{counts} FROM happened WHERE {inside}")
 
 
@@ -380,21 +248,12 @@ FROM (
 ) AS known GROUP BY variant_id, day"""
 
 
-def _ranked(builder: _Builder, measure: Measure) -> str:
-    number = builder.number(measure.numerator)
-    return f""", ranked_{measure.index} AS MATERIALIZED (
-    SELECT variant_id, unit, {number} AS value, row_number() OVER (PARTITION BY variant_id ORDER BY {number}) AS place,
-        count(*) OVER (PARTITION BY variant_id) AS number_of_values
-    FROM happened WHERE {builder.inside(measure, measure.stretch)} AND {number} IS NOT NULL
-)"""
-
-
-def _quantile(builder: _Builder, measure: Measure) -> Iterator[str]:
+def _quantile(events: HotEvents, measure: Measure) -> Iterator[str]:
     """Find the two values around the quantile, and count by user what is not above the lower one."""
     i, level = measure.index, measure.quantile
     if level is None:
         return
-    yield _ranked(builder, measure)
+    yield ranked(events, measure)
     rank = (
         f"CAST(div(CAST({level.numerator} AS numeric) * (number_of_values - 1), CAST({level.denominator} AS numeric))"
         " AS bigint)"

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.clickhouse import ClickHouse, SentRows
-from app.measurement import cold_statement, hot_statement
+from app.measurement import cold_statement, hot_statement, hot_values
 from app.measurement import tail as tail_tables
 from app.measurement.answers import measured, with_bounds
 from app.measurement.plan import Plan, compiled
@@ -70,7 +70,7 @@ async def measure_hot(
     ranks = _ranks(plan, seen, confidence)
     if not ranks:
         return seen
-    sql, parameters = hot_statement.bounding(plan, asked, exposed, _known(ranks))
+    sql, parameters = hot_values.bounding(plan, asked, exposed, _known(ranks))
     found = {
         (int(row["metric"]), int(row["variant_id"])): (row["lower"], row["upper"])
         for row in await _rows(connection, (sql, parameters))

@@ -211,8 +211,9 @@ class MetricChange(BaseModel):
     covariate_days: CovariateDays | None = None
     direction: Direction | None = None
     unit: Unit | None = None
+    # By a factory, which no schema shows: a client that fills in what a schema gives as default would restore metrics.
     archived: StrictBool = Field(
-        default=False,
+        default_factory=bool,
         description="An archived metric is taken by no other experiment, and does not change. Makes no version.",
     )
 

@@ -12,6 +12,7 @@ from app.results.answer import ComparisonResult, DefinitionResult, EffectSeries,
 from app.results.breakdown import breakdown_of
 from app.results.contrasts import detectable_effect
 from app.results.deciding import decision_on, winner
+from app.results.limits import MOST_SERIES_ENTRIES
 from app.results.measured import Measured
 from app.results.over_time import effects_over_time, exposures_over_time
 from app.results.page import Page, page_of
@@ -22,9 +23,6 @@ from app.results.recipes import measured
 from app.results.runtime import Stream, Target, forecast
 from app.results.series import length_of
 from app.results.values import Metric, Observations, Question
-
-# A longer series is no chart any more, and its answer would be megabytes.
-MOST_SERIES_ENTRIES = 20_000
 
 _FAMILY = (
     "p_value_holm and p_value_bh are adjusted over all comparisons of this answer that were tested: every pair by every"

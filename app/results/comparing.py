@@ -26,41 +26,38 @@ def comparison(
 
     holm, bh: its p-value adjusted with all others of the answer.
     """
-    wanted = question.include_ci
+    shown = found if question.include_ci else found.without_intervals()
     treatment_arm, control_arm = metric.of(variant.id), metric.of(control.id)
     thought = belief(metric, control_arm, treatment_arm, reading, question.confidence)
-    reason = found.null_reason or (found.interval_null_reason if wanted else None)
     return ComparisonResult(
         variant=variant.key,
         control=control.key,
         metric=metric.key,
         n_variant=treatment_arm.sample.estimate().n,
         n_control=control_arm.sample.estimate().n,
-        difference=found.difference,
-        difference_ci_lower=found.lower if wanted else None,
-        difference_ci_upper=found.upper if wanted else None,
-        lift=found.lift,
-        lift_ci_lower=found.lift_lower if wanted else None,
-        lift_ci_upper=found.lift_upper if wanted else None,
-        statistic=found.statistic,
-        df=found.df,
-        p_value=found.p_value,
+        difference=shown.difference,
+        difference_ci_lower=shown.lower,
+        difference_ci_upper=shown.upper,
+        lift=shown.lift,
+        lift_ci_lower=shown.lift_lower,
+        lift_ci_upper=shown.lift_upper,
+        statistic=shown.statistic,
+        df=shown.df,
+        p_value=shown.p_value,
         p_value_adjusted=holm,
         p_value_holm=holm,
         p_value_bh=bh,
-        always_valid_p_value=found.always_p_value,
-        always_valid_ci_lower=found.always_lower if wanted else None,
-        always_valid_ci_upper=found.always_upper if wanted else None,
-        always_valid_lift_ci_lower=found.always_lift_lower if wanted else None,
-        always_valid_lift_ci_upper=found.always_lift_upper if wanted else None,
-        bayes=_bayes(metric, thought, reading, wanted=wanted),
-        cuped=_cuped(found.adjusted, wanted=wanted),
-        noninferiority=_noninferiority(metric, found.noninferiority),
-        method=found.method,
-        null_reason=reason,
-        notes=sentences(
-            [found.null_reason, *((found.interval_null_reason, found.always_null_reason) if wanted else ())]
-        ),
+        always_valid_p_value=shown.always_p_value,
+        always_valid_ci_lower=shown.always_lower,
+        always_valid_ci_upper=shown.always_upper,
+        always_valid_lift_ci_lower=shown.always_lift_lower,
+        always_valid_lift_ci_upper=shown.always_lift_upper,
+        bayes=_bayes(metric, thought, reading, wanted=question.include_ci),
+        cuped=_cuped(shown.adjusted),
+        noninferiority=_noninferiority(metric, shown.noninferiority),
+        method=shown.method,
+        null_reason=shown.null_reason or shown.interval_null_reason,
+        notes=sentences([shown.null_reason, shown.interval_null_reason, shown.always_null_reason]),
     )
 
 
@@ -92,19 +89,18 @@ def _prior(metric: Measured, reading: Reading) -> PriorResult:
     )
 
 
-def _cuped(found: Adjusted, *, wanted: bool) -> CupedResult:
-    ratio = found.variance_ratio
+def _cuped(found: Adjusted) -> CupedResult:
     return CupedResult(
         difference=found.difference,
-        difference_ci_lower=found.lower if wanted else None,
-        difference_ci_upper=found.upper if wanted else None,
+        difference_ci_lower=found.lower,
+        difference_ci_upper=found.upper,
         lift=found.lift,
-        lift_ci_lower=found.lift_lower if wanted else None,
-        lift_ci_upper=found.lift_upper if wanted else None,
+        lift_ci_lower=found.lift_lower,
+        lift_ci_upper=found.lift_upper,
         p_value=found.p_value,
         theta=found.theta,
-        variance_reduction_percent=None if ratio is None else 100 * (1 - ratio),
-        null_reason=found.null_reason or (found.interval_null_reason if wanted else None),
+        variance_reduction_percent=found.variance_reduction_percent,
+        null_reason=found.null_reason or found.interval_null_reason,
     )
 
 

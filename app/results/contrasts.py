@@ -8,7 +8,7 @@ from app.results.answer import Method
 from app.results.estimates import exact_lift, shown
 from app.results.measured import Measured, MeasuredArm, Shape
 from app.results.words import ALWAYS_VALID_UNBOUNDED, NO_COVARIATE, NO_SPREAD_AROUND_ZERO, NO_TEST, NO_VALUES
-from app.stats.comparisons import compare
+from app.stats.comparisons import Comparison, compare
 from app.stats.cuped import cuped_difference
 from app.stats.distributions import Alternative, Distribution
 from app.stats.exact import all_finite, to_float
@@ -36,7 +36,10 @@ _METHODS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adjusted:
-    """The difference after CUPED; `lift` is a fraction, `variance_ratio` the variance with it over that without."""
+    """The difference after an adjustment: CUPED, whose `theta` it is, or segments as strata.
+
+    `lift` is a fraction, `variance_ratio` the variance with the adjustment over that without.
+    """
 
     difference: float | None = None
     lower: float | None = None
@@ -44,11 +47,20 @@ class Adjusted:
     lift: float | None = None
     lift_lower: float | None = None
     lift_upper: float | None = None
+    statistic: float | None = None
     p_value: float | None = None
     theta: float | None = None
     variance_ratio: float | None = None
     null_reason: str | None = None
     interval_null_reason: str | None = None
+
+    @property
+    def variance_reduction_percent(self) -> float | None:
+        return None if self.variance_ratio is None else 100 * (1 - self.variance_ratio)
+
+    def without_intervals(self) -> "Adjusted":
+        """Return what is left where no intervals are asked for, nor why there are none."""
+        return replace(self, lower=None, upper=None, lift_lower=None, lift_upper=None, interval_null_reason=None)
 
 
 WITHOUT_COVARIATE = Adjusted(null_reason=NO_COVARIATE)
@@ -84,6 +96,23 @@ class Contrast:
     interval_null_reason: str | None = None
     # Why the always-valid interval of the lift is, if for a reason of its own.
     always_null_reason: str | None = None
+
+    def without_intervals(self) -> "Contrast":
+        """Return what is left where no intervals are asked for, nor why there are none."""
+        return replace(
+            self,
+            lower=None,
+            upper=None,
+            lift_lower=None,
+            lift_upper=None,
+            always_lower=None,
+            always_upper=None,
+            always_lift_lower=None,
+            always_lift_upper=None,
+            adjusted=self.adjusted.without_intervals(),
+            interval_null_reason=None,
+            always_null_reason=None,
+        )
 
 
 def contrast(metric: Measured, control: MeasuredArm, treatment: MeasuredArm, confidence: float) -> Contrast:
@@ -140,8 +169,8 @@ def _of_rates(control: Proportion, treatment: Proportion, confidence: float) -> 
         lift_upper=lift.upper,
         statistic=test.statistic,
         p_value=test.p_value,
-        null_reason=interval.null_reason or test.null_reason or reason_without_lift(lift),
-        interval_null_reason=reason_without_lift_interval(lift),
+        null_reason=interval.null_reason or test.null_reason or _reason_without_lift(lift),
+        interval_null_reason=_reason_without_lift_interval(lift),
     )
 
 
@@ -162,8 +191,8 @@ def _of_estimates(control: ArmEstimate, treatment: ArmEstimate, confidence: floa
         statistic=test.statistic,
         df=test.df,
         p_value=test.p_value,
-        null_reason=_reason_without_values(shape, control, treatment) or test.null_reason or reason_without_lift(lift),
-        interval_null_reason=reason_without_lift_interval(lift),
+        null_reason=_reason_without_values(shape, control, treatment) or test.null_reason or _reason_without_lift(lift),
+        interval_null_reason=_reason_without_lift_interval(lift),
     )
 
 
@@ -201,7 +230,11 @@ def _adjusted(control: MeasuredArm, treatment: MeasuredArm, confidence: float) -
         return WITHOUT_COVARIATE
     found = cuped_difference(control.covariate, treatment.covariate, confidence=confidence)
     lift = relative_lift(*found.estimates, confidence=confidence, method=LiftMethod.FIELLER_WELCH_T)
-    test = found.comparison
+    return replace(adjusted_by(found.comparison, lift, found.variance_ratio), theta=found.theta)
+
+
+def adjusted_by(test: Comparison, lift: Lift, variance_ratio: float | None) -> Adjusted:
+    """Put together what an adjustment found."""
     return Adjusted(
         difference=test.difference,
         lower=test.lower,
@@ -209,11 +242,11 @@ def _adjusted(control: MeasuredArm, treatment: MeasuredArm, confidence: float) -
         lift=lift.lift,
         lift_lower=lift.lower,
         lift_upper=lift.upper,
+        statistic=test.statistic,
         p_value=test.p_value,
-        theta=found.theta,
-        variance_ratio=found.variance_ratio,
-        null_reason=test.null_reason or reason_without_lift(lift),
-        interval_null_reason=reason_without_lift_interval(lift),
+        variance_ratio=variance_ratio,
+        null_reason=test.null_reason or _reason_without_lift(lift),
+        interval_null_reason=_reason_without_lift_interval(lift),
     )
 
 
@@ -242,12 +275,12 @@ def _noninferiority(
     )
 
 
-def reason_without_lift(lift: Lift) -> NullReason | None:
+def _reason_without_lift(lift: Lift) -> NullReason | None:
     """Return why the lift is undefined."""
     return lift.null_reason if lift.lift is None else None
 
 
-def reason_without_lift_interval(lift: Lift) -> str | None:
+def _reason_without_lift_interval(lift: Lift) -> str | None:
     """Return why the lift has no interval, though it and the test of the difference may exist."""
     only_one_varies = lift.null_reason is NullReason.ZERO_VARIANCE and lift.p_value is not None
     return NO_SPREAD_AROUND_ZERO if only_one_varies else lift.null_reason

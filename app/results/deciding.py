@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 
 from app.metrics.values import Role
-from app.results.answer import DecisionResult, Verdict
 from app.results.circumstances import Circumstances, Evidence
 from app.results.contrasts import Contrast
 from app.results.decision import decide_on
 from app.results.measured import Measured
 from app.results.page import Page
 from app.results.values import Question
+from app.results.verdicts import DecisionResult, Verdict
 from app.stats.group_sequential import Spending
 
 

@@ -9,8 +9,8 @@ from functools import lru_cache
 
 from app.experiments.analysis_plan import StoppingRule
 from app.results import decision_reasons as why
-from app.results.answer import DecisionReason, DecisionResult, DecisionRule, DecisionVerdict
 from app.results.circumstances import Circumstances, Evidence, Standing
+from app.results.verdicts import DecisionReason, DecisionResult, DecisionRule, DecisionVerdict
 from app.stats.group_sequential import Spending, sequential_bounds
 from app.stats.multiple import adjust_p_values
 

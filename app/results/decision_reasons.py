@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from app.experiments.analysis_plan import StoppingRule
-from app.results.answer import DecisionCode, DecisionReason
 from app.results.circumstances import Circumstances, Standing
+from app.results.verdicts import DecisionCode, DecisionReason
 
 # So many users of all in two variants are an accident; more are a fault of the set-up that no analysis mends.
 MOST_IN_TWO_VARIANTS = 0.01

@@ -11,21 +11,21 @@ from app.core.moments import Moment
 from app.core.names import Key
 from app.core.text import refuse_control_characters
 from app.events.schemas import EventType
+from app.metrics.schemas import MAX_COVARIATE_DAYS
+from app.results.limits import (
+    LEAST_CONFIDENCE_LEVEL,
+    LONGEST_CONTEXT_NAME,
+    LONGEST_CONTEXT_VALUE,
+    MOST_CONFIDENCE_LEVEL,
+    MOST_CONTEXT_FILTERS,
+    MOST_EVENT_TYPES,
+    MOST_METRICS,
+)
 from app.results.reading import Pair, Reading
 from app.results.values import ContextFilter, Granularity, Question, SourceChoice
 
 CONTEXT_PREFIX = "context."
 
-_MOST_EVENT_TYPES = 50
-_MOST_METRICS = 50
-# As of stored metrics.
-_MOST_CUPED_DAYS = 365
-_MOST_CONTEXT_FILTERS = 10
-_LONGEST_CONTEXT_NAME = 100
-_LONGEST_CONTEXT_VALUE = 256
-# Quantiles at levels closer to 0 or 100 % than this have no digits left.
-_LEAST_CONFIDENCE_LEVEL = 1e-6
-_MOST_CONFIDENCE_LEVEL = 100 - 1e-9
 _MOST_MIN_SAMPLE = 10**12
 
 _MOST_PAIRS = 20
@@ -55,7 +55,7 @@ DateOrMoment = Annotated[
 
 AttributeName = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=_LONGEST_CONTEXT_NAME),
+    StringConstraints(min_length=1, max_length=LONGEST_CONTEXT_NAME),
     AfterValidator(refuse_control_characters),
 ]
 
@@ -67,7 +67,7 @@ def question_of(
         list[EventType],
         Query(
             default_factory=list,
-            max_length=_MOST_EVENT_TYPES,
+            max_length=MOST_EVENT_TYPES,
             description="Repeatable: their union. Left out: all event types together.",
         ),
     ],
@@ -80,7 +80,7 @@ def question_of(
         list[Key],
         Query(
             default_factory=list,
-            max_length=_MOST_METRICS,
+            max_length=MOST_METRICS,
             description="Repeatable: built-in metrics, keys of stored ones, or `attached` for all of the experiment."
             " The first one decides on the winner. Left out: those of the experiment's plan, if it has one, then"
             " conversion_rate and unique_users.",
@@ -89,7 +89,7 @@ def question_of(
     include_ci: Annotated[bool, Query(description="Whether to give intervals.")] = True,
     confidence_level: Annotated[
         float,
-        Query(ge=_LEAST_CONFIDENCE_LEVEL, le=_MOST_CONFIDENCE_LEVEL, description="Percent, between 0 and 100."),
+        Query(ge=LEAST_CONFIDENCE_LEVEL, le=MOST_CONFIDENCE_LEVEL, description="Percent, between 0 and 100."),
     ] = 95.0,
     min_sample: Annotated[
         int, Query(ge=0, le=_MOST_MIN_SAMPLE, description="Variants with fewer exposed users are marked.")
@@ -112,7 +112,7 @@ def question_of(
         int | None,
         Query(
             ge=1,
-            le=_MOST_CUPED_DAYS,
+            le=MAX_COVARIATE_DAYS,
             description="Adjust conversion_rate and value_per_user by the same number from so many days before the"
             " exposure. Stored metrics say it themselves.",
         ),
@@ -198,8 +198,8 @@ def _context_of(request: Request) -> tuple[ContextFilter, ...]:
         for name, value in request.query_params.multi_items()
         if name.startswith(CONTEXT_PREFIX)
     ]
-    if len(given) > _MOST_CONTEXT_FILTERS:
-        raise Invalid.field(CONTEXT_PREFIX + given[-1][0], f"at most {_MOST_CONTEXT_FILTERS} context filters")
+    if len(given) > MOST_CONTEXT_FILTERS:
+        raise Invalid.field(CONTEXT_PREFIX + given[-1][0], f"at most {MOST_CONTEXT_FILTERS} context filters")
     for index, (name, value) in enumerate(given):
         try:
             _check_context(name, value)
@@ -211,9 +211,9 @@ def _context_of(request: Request) -> tuple[ContextFilter, ...]:
 
 
 def _check_context(name: str, value: str) -> None:
-    if not 1 <= len(name) <= _LONGEST_CONTEXT_NAME:
-        raise ValueError(f"the name after 'context.' has 1 to {_LONGEST_CONTEXT_NAME} characters")
-    if len(value) > _LONGEST_CONTEXT_VALUE:
-        raise ValueError(f"must have at most {_LONGEST_CONTEXT_VALUE} characters")
+    if not 1 <= len(name) <= LONGEST_CONTEXT_NAME:
+        raise ValueError(f"the name after 'context.' has 1 to {LONGEST_CONTEXT_NAME} characters")
+    if len(value) > LONGEST_CONTEXT_VALUE:
+        raise ValueError(f"must have at most {LONGEST_CONTEXT_VALUE} characters")
     refuse_control_characters(name)
     refuse_control_characters(value)

@@ -1,12 +1,11 @@
 """The comparisons of a whole answer, post-stratified by the segments of its breakdown. Plain functions, no I/O."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 
 from app.experiments.values import Variant
 from app.results.answer import PoststratifiedResult
-from app.results.contrasts import reason_without_lift, reason_without_lift_interval
+from app.results.contrasts import Adjusted, adjusted_by
 from app.results.measured import Measured, MeasuredArm, Shape
 from app.results.page import Page
 from app.results.words import sentences
@@ -38,47 +37,30 @@ def poststratified_of(whole: Page, segments: Sequence[Sequence[Measured]]) -> tu
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Found:
-    """What the strata say; `lift` is a fraction, `variance_ratio` the variance over that of the plain difference."""
-
-    difference: float | None = None
-    lower: float | None = None
-    upper: float | None = None
-    lift: float | None = None
-    lift_lower: float | None = None
-    lift_upper: float | None = None
-    statistic: float | None = None
-    p_value: float | None = None
-    variance_ratio: float | None = None
-    null_reason: str | None = None
-    interval_null_reason: str | None = None
-
-
 def _poststratified(
     whole: Page, metric: Measured, variant: Variant, control: Variant, groups: Sequence[Measured]
 ) -> PoststratifiedResult:
-    wanted, arms = whole.question.include_ci, [(own.of(control.id), own.of(variant.id)) for own in groups]
+    arms = [(own.of(control.id), own.of(variant.id)) for own in groups]
     # A segment with users of other variants alone has no weight here.
     used = [pair for pair in arms if any(arm.sample.estimate().n for arm in pair)]
-    found = _found(metric, used, whole.question.confidence)
-    reasons = [found.null_reason, found.interval_null_reason if wanted else None]
+    seen = _found(metric, used, whole.question.confidence)
+    found = seen if whole.question.include_ci else seen.without_intervals()
     return PoststratifiedResult(
         variant=variant.key,
         control=control.key,
         metric=metric.key,
         strata=len(used),
         difference=found.difference,
-        difference_ci_lower=found.lower if wanted else None,
-        difference_ci_upper=found.upper if wanted else None,
+        difference_ci_lower=found.lower,
+        difference_ci_upper=found.upper,
         lift=found.lift,
-        lift_ci_lower=found.lift_lower if wanted else None,
-        lift_ci_upper=found.lift_upper if wanted else None,
+        lift_ci_lower=found.lift_lower,
+        lift_ci_upper=found.lift_upper,
         statistic=found.statistic,
         p_value=found.p_value,
-        variance_reduction_percent=None if found.variance_ratio is None else 100 * (1 - found.variance_ratio),
-        null_reason=reasons[0] or reasons[1],
-        notes=_notes(reasons),
+        variance_reduction_percent=found.variance_reduction_percent,
+        null_reason=found.null_reason or found.interval_null_reason,
+        notes=_notes([found.null_reason, found.interval_null_reason]),
     )
 
 
@@ -88,30 +70,17 @@ def _notes(reasons: Sequence[str | None]) -> tuple[str, ...]:
     return (*own, *sentences(reason for reason in known if reason not in _OF_STRATA))
 
 
-def _found(metric: Measured, arms: Sequence[tuple[MeasuredArm, MeasuredArm]], confidence: float) -> _Found:
+def _found(metric: Measured, arms: Sequence[tuple[MeasuredArm, MeasuredArm]], confidence: float) -> Adjusted:
     if metric.shape not in _WITH_FORM:
-        return _Found(null_reason=NO_STRATIFIED_FORM)
+        return Adjusted(null_reason=NO_STRATIFIED_FORM)
     if not arms:
-        return _Found(null_reason=NullReason.EMPTY_ARM)
+        return Adjusted(null_reason=NullReason.EMPTY_ARM)
     strata = _strata([(control.sample, treatment.sample) for control, treatment in arms])
     if strata is None:
-        return _Found(null_reason=_reason_without_sums(arms))
+        return Adjusted(null_reason=_reason_without_sums(arms))
     found = poststratified_difference(strata, confidence=confidence)
     lift = relative_lift(*found.estimates, confidence=confidence, method=LiftMethod.FIELLER_NORMAL)
-    test = found.comparison
-    return _Found(
-        difference=test.difference,
-        lower=test.lower,
-        upper=test.upper,
-        lift=lift.lift,
-        lift_lower=lift.lower,
-        lift_upper=lift.upper,
-        statistic=test.statistic,
-        p_value=test.p_value,
-        variance_ratio=found.variance_ratio,
-        null_reason=test.null_reason or reason_without_lift(lift),
-        interval_null_reason=reason_without_lift_interval(lift),
-    )
+    return adjusted_by(found.comparison, lift, found.variance_ratio)
 
 
 def _strata(pairs: Sequence[tuple[Sample, Sample]]) -> Strata | None:

@@ -1,4 +1,4 @@
-"""Whether a store reaches back far enough.
+"""How far the stores reach: whether one reaches back far enough, and up to when the history is complete.
 
 ClickHouse gives up events once no experiment that goes on needs them; PostgreSQL drops them, if it is told to, once
 ClickHouse has them for sure.
@@ -8,7 +8,9 @@ what was ingested since a day before the experiment's earliest exposure, or befo
 events expose, all since the earliest assignment. Covariates look back further, whatever the question's start.
 """
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
+from typing import TypeAlias
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -17,6 +19,9 @@ from app.core.clickhouse import ClickHouse
 from app.core.db import Database, StoreUnavailable
 from app.events.messages import MOST_AHEAD
 from app.results.values import Question, Subject
+
+# Says up to which ingestion time the history is complete, `None` if that is not known.
+Watermark: TypeAlias = Callable[[], Awaitable[datetime | None]]
 
 _NONE = timedelta(0)
 _GIVEN_UP = "SELECT maxOrNull(ingested_before) AS before FROM dropped_history"

@@ -7,9 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.experiments.lifecycle import Status
 from app.metrics.values import Direction, Kind, Role
-from app.results.answer import DecisionCode, DecisionVerdict, Method, Results, Verdict
+from app.results.answer import Method, Results
 from app.results.rollup_use import RollupReason
 from app.results.values import Granularity, Source
+from app.results.verdicts import DecisionCode, DecisionVerdict, Verdict
 
 
 class _Out(BaseModel):
@@ -321,8 +322,8 @@ class ProvenanceOut(_Out):
     duplicates_dropped: Annotated[
         int | None,
         Field(
-            description="Events of the asked types and hours, from the first exposure on, that were sent again under a"
-            " known `event_id` and dropped where they arrived: those that name this experiment or none."
+            description="Events of the asked types and hours, from the first assignment on, that were sent again under"
+            " a known `event_id` and dropped where they arrived: those that name this experiment or none."
         ),
     ]
     late_events: Annotated[int | None, Field(description="Counted events ingested over an hour after their time.")]

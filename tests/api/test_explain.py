@@ -220,6 +220,8 @@ def test_explain__users_and_contexts_left_out__are_written_into_the_text(
         ({"start_date": "2026-01-02", "end_date": "2026-01-01"}, "end_date"),
         ({"confidence_level": 100}, "confidence_level"),
         ({"cuped_days": 0}, "cuped_days"),
+        ({"cuped_days": 366}, "cuped_days"),
+        ({"cuped_days": "7"}, "cuped_days"),
         ({"breakdown": ""}, "breakdown"),
         ({"include_ci": True}, "include_ci"),
         ({"context": {"country": 5}}, "context.country"),

@@ -109,6 +109,16 @@ def _type_of(field: Json) -> dict[str, Any]:
     return {name: value for name, value in field.items() if name not in {"title", "description", "default"}}
 
 
+def test_openapi__changes__have_no_defaults_that_a_client_could_fill_in(document: Json) -> None:
+    schemas = document["components"]["schemas"]
+    changes = [operation for where, operation in _operations(document) if where.startswith("patch ")]
+    assert changes
+    for operation in changes:
+        form = operation["requestBody"]["content"]["application/json"]["schema"]
+        for name, field in schemas[form["$ref"].rpartition("/")[2]]["properties"].items():
+            assert field.get("default") is None, name
+
+
 def test_openapi__text__is_json_that_every_reader_takes(root: httpx.Client) -> None:
     text = root.get("/api/v1/openapi.json").text
 

@@ -5,7 +5,7 @@ from app.reports.numbers import NOTHING, moment, plain
 from app.reports.sections.plan import RULES
 from app.reports.tables import facts
 from app.reports.values import Material
-from app.results.answer import DecisionVerdict
+from app.results.verdicts import DecisionVerdict
 
 _VERDICTS = {
     DecisionVerdict.SHIP: ("ship", "\N{CHECK MARK} Ship"),

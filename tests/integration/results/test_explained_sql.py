@@ -9,10 +9,11 @@ from typing import Any
 
 import msgspec
 import pytest
+import structlog
 from sqlalchemy import delete, insert, update
 
 from app.core.changes import Changes
-from app.core.clickhouse import ClickHouse
+from app.core.clickhouse import ClickHouse, ClickHouseRefused
 from app.core.db import Database, StoreUnavailable
 from app.events.models import dropped_duplicates
 from app.experiments.models import experiments
@@ -454,7 +455,31 @@ async def test_explained__store_away__gives_the_other_ones_sql(
     assert cold.clickhouse is not None
     assert hot.postgresql is not None
     assert "There is no SQL for PostgreSQL now: it does not answer." in cold.notes
-    assert any(note.startswith("There is no SQL for ClickHouse now") for note in hot.notes)
+    assert "There is no SQL for ClickHouse now: it does not answer." in hot.notes
     with pytest.raises(StoreUnavailable):
         await without_store.explain(planned.project_id, planned.key, replace(question, source=SourceChoice.HOT))
     await nobody.close()
+
+
+class _RefusingClickHouse(BrokenClickHouse):
+    """A ClickHouse to which every query is wrong."""
+
+    async def rows(self, *_args: Any, **_options: Any) -> list[dict[str, Any]]:
+        raise ClickHouseRefused("Unknown identifier", code=47)
+
+
+async def test_explained__clickhouse_refusing__is_logged_as_a_fault_and_not_called_away(
+    world: World, planned: Experiment, services: _Bench
+) -> None:
+    refused = services.made(world.database, _RefusingClickHouse())
+
+    with structlog.testing.capture_logs() as logs:
+        found = await refused.explain(planned.project_id, planned.key, Question(metrics=("conversion_rate",)))
+
+    assert found.clickhouse is None
+    assert found.postgresql is not None
+    (note,) = [note for note in found.notes if "no SQL for ClickHouse" in note]
+    assert "it refused a query" in note
+    assert [(log["log_level"], log["code"]) for log in logs if log["event"] == "explain.history_refused"] == [
+        ("error", 47)
+    ]

@@ -52,13 +52,31 @@ def test_text__with_a_bad_character__names_it_and_its_place(bad: str) -> None:
             check(f"ab{bad}")
 
 
-@pytest.mark.parametrize("blank", [" ", "\t\n", "\u00a0\u3000", "\u200b\u200d", "\u2800", "\u3164", "\ufeff", "\u2028"])
+@pytest.mark.parametrize(
+    "blank",
+    [
+        " ",
+        "\t\n",
+        "\u00a0\u3000",
+        "\u200b\u200d",
+        "\u2800",
+        "\u3164",
+        "\ufeff",
+        "\u2028",
+        "\ufe0f",
+        "\u2065\ufff0",
+        "\U000e0000\U000e0100",
+    ],
+)
 def test_text__that_nobody_sees__is_blank(blank: str) -> None:
     with pytest.raises(ValueError, match="must not be blank; give at least one visible character"):
         refuse_blank(blank)
 
 
-@pytest.mark.parametrize("text", ["a", " a ", "é", "\u0301a", "👨\u200d👩", "-", "한", "\u200fא"])
+# The last two: an emoji of Unicode 15, which an interpreter may not know yet, and a glyph of a font's own.
+@pytest.mark.parametrize(
+    "text", ["a", " a ", "é", "\u0301a", "👨\u200d👩", "-", "한", "\u200fא", "❤\ufe0f", "\U0001fae8", "\ue000"]
+)
 def test_text__with_one_visible_character__is_not_blank(text: str) -> None:
     assert refuse_blank(text) == text
 

@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta, timezone
 from fractions import Fraction
 from typing import Any
@@ -18,12 +18,13 @@ from app.experiments.analysis_plan import AnalysisPlan, StoppingRule
 from app.metrics.values import AttachedMetric, Direction, Kind, Recipe, Role
 from app.metrics.values import Metric as StoredMetric
 from app.results.analysis import analyse, answer
-from app.results.answer import ComparisonResult, DecisionVerdict, Results, Verdict
+from app.results.answer import ComparisonResult, Results
 from app.results.measured import DailyArm, Measured, MeasuredArm, Shape
 from app.results.provenance import Provenance
 from app.results.reading import PLAIN, Pair, Reading
 from app.results.schemas import ResultsOut
 from app.results.values import Entries, Exclusion, Metric, Observations, Question, Source
+from app.results.verdicts import DecisionVerdict, Verdict
 from app.stats.cuped import cuped_difference
 from app.stats.multiple import Correction, adjust_p_values
 from app.stats.samples import CovariateSample, MeanSample, Proportion, RatioSample, Sample
@@ -100,6 +101,43 @@ def test_answer__any_pair__is_compared_on_request_and_joins_the_family() -> None
     assert all(comparison.p_value_holm == comparison.p_value_adjusted for comparison in comparisons.values())
     # What decides does not depend on which pairs somebody wants to see.
     assert found.summary == plain.summary
+
+
+def test_answer__without_intervals__has_none_of_any_kind_and_everything_else() -> None:
+    metric = _means(_covariates(1), _covariates(2, shift=0.1))
+    seen = observed(arm(1000), arm(1000))
+    (whole,), (bare,) = (
+        analyse(experiment(), Question(include_ci=include_ci), PLAIN, [metric], seen, _HERE).comparisons
+        for include_ci in (True, False)
+    )
+
+    intervals = {name for name in _leaves(whole) if "ci_" in name or "credible" in name}
+    assert len(intervals) == 14
+    assert None not in {_leaves(whole)[name] for name in intervals}
+    assert _leaves(bare) == {**_leaves(whole), **dict.fromkeys(intervals)}
+
+
+def test_answer__without_intervals__says_nothing_of_why_there_are_none() -> None:
+    metric = _rates((100, 1000), (0, 1000))
+    seen = observed(arm(1000), arm(1000))
+    (whole,), (bare,) = (
+        analyse(experiment(), Question(include_ci=include_ci), PLAIN, [metric], seen, _HERE).comparisons
+        for include_ci in (True, False)
+    )
+
+    assert (whole.null_reason, bare.null_reason) == ("NO_SPREAD_AROUND_ZERO", None)
+    assert len(whole.notes) == 1
+    assert not bare.notes
+
+
+def _leaves(comparison: ComparisonResult) -> dict[str, object]:
+    """Return a comparison's fields by their names, those of its blocks below the block's name."""
+    found: dict[str, object] = {}
+    for name, value in asdict(comparison).items():
+        found |= (
+            {f"{name}.{inner}": leaf for inner, leaf in value.items()} if isinstance(value, dict) else {name: value}
+        )
+    return found
 
 
 def test_answer__pair_that_is_there_anyway__is_not_shown_twice() -> None:

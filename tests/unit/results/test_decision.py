@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from app.results.answer import Method, Verdict
+from app.results.answer import Method
 from app.results.contrasts import Contrast
 from app.results.deciding import decide
+from app.results.verdicts import Verdict
 
 _FLAT = Contrast(method=Method.POOLED_Z, difference=0.0, lower=-0.1, upper=0.1)
 _ABOVE = replace(_FLAT, difference=0.2, lower=0.1, upper=0.3)

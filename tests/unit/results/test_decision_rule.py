@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.experiments.analysis_plan import StoppingRule
-from app.results.answer import DecisionCode, DecisionResult, DecisionVerdict
 from app.results.circumstances import Circumstances, Evidence
 from app.results.decision import decide_on
+from app.results.verdicts import DecisionCode, DecisionResult, DecisionVerdict
 
 _NOW = Circumstances(
     metric="conversion_rate",
