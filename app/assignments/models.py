@@ -40,6 +40,13 @@ assignments = Table(
     CheckConstraint("char_length(user_id) BETWEEN 1 AND 256", name="user_id_length"),
     # For lists, newest first, and for what was ingested since a moment.
     Index("ix_assignments_experiment_id_ingested_at", "experiment_id", "ingested_at", "user_id"),
+    # The earliest is the one that was ingested first, or an older one that was imported: these alone are in it.
+    Index(
+        "ix_assignments_experiment_id_assigned_at",
+        "experiment_id",
+        "assigned_at",
+        postgresql_where=text("assigned_at <> ingested_at"),
+    ),
 )
 
 overrides = Table(

@@ -44,7 +44,14 @@ class CalibrationIn(BaseModel):
         json_schema_extra={"examples": [{"resplits": 1000, "metrics": ["conversion_rate", "value_per_user"]}]},
     )
 
-    resplits: Annotated[WholeNumber, Field(ge=FEWEST_RESPLITS, le=MOST_RESPLITS)] = DEFAULT_RESPLITS
+    resplits: Annotated[
+        WholeNumber,
+        Field(
+            ge=FEWEST_RESPLITS,
+            le=MOST_RESPLITS,
+            description="Too many for so many users and values have failed, with how many would do as the reason.",
+        ),
+    ] = DEFAULT_RESPLITS
     metrics: Annotated[
         list[Key],
         Field(max_length=MOST_METRICS, description="Left out: those of the experiment; without any, built-in ones."),

@@ -1,6 +1,5 @@
 """PostgreSQL: the engine, transactions, and the one place where connection troubles are recognised."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from app.core.errors import Unavailable
+from app.core.patience import within
 
 T = TypeVar("T")
 
@@ -38,6 +38,8 @@ _AWAY = (
 )
 # Class 08: connection exceptions; 53: out of disk, memory or connections; 57P: shutting down or starting up.
 _TRANSIENT_SQLSTATES = ("08", "53", "57P", "25006")
+# Cancelled, as a role's own statement_timeout does; and not given a lock, as its lock_timeout does.
+_CUT_SHORT_SQLSTATES = ("57014", "55P03")
 
 
 class StoreUnavailable(Unavailable):
@@ -97,15 +99,11 @@ class Database:
         """
         if time.monotonic() < self._resting_until:
             raise StoreUnavailable(_AWAY)
-        task = asyncio.create_task(work())
-        # Not cancelled and awaited: taking leave of a hanging server hangs, too.
-        _, late = await asyncio.wait({task}, timeout=_PROMPT_S)
-        if late:
+        try:
+            return await within(_PROMPT_S, work())
+        except TimeoutError as error:
             self._resting_until = time.monotonic() + _REST_AFTER_TIMEOUT_S
-            task.add_done_callback(_mark_as_seen)
-            task.cancel()
-            raise StoreUnavailable(_AWAY)
-        return task.result()
+            raise StoreUnavailable(_AWAY) from error
 
     @property
     def pool(self) -> AsyncAdaptedQueuePool:
@@ -115,12 +113,6 @@ class Database:
 
     async def close(self) -> None:
         await self.engine.dispose()
-
-
-def _mark_as_seen(task: asyncio.Task[T]) -> None:
-    """Look at the exception of a task that nobody waits for any more, so that it is not reported as forgotten."""
-    if not task.cancelled():
-        task.exception()
 
 
 def is_unavailability(error: BaseException) -> bool:
@@ -133,6 +125,11 @@ def is_unavailability(error: BaseException) -> bool:
             or (state is None and isinstance(error, InterfaceError | OperationalError))
         )
     return isinstance(error, PoolTimeoutError | OSError | TimeoutError)
+
+
+def was_cut_short(error: DBAPIError) -> bool:
+    """Tell whether the server ended a statement because it took, or waited, too long."""
+    return sqlstate(error) in _CUT_SHORT_SQLSTATES
 
 
 def sqlstate(error: DBAPIError) -> str | None:

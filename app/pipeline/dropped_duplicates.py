@@ -4,17 +4,27 @@ from datetime import datetime
 
 import asyncpg
 
+# Hours of projects in which something is counted by several rows. The next round finds what is beyond these.
+_SEVERAL = """
+SELECT DISTINCT project_id, bucket FROM (
+    SELECT project_id, bucket FROM dropped_duplicates
+    GROUP BY project_id, experiment_id, event_type, bucket HAVING count(*) > 1
+) AS counted ORDER BY project_id, bucket LIMIT $1
+"""
+_MOST_AT_ONCE = 10_000
 # Only rows that this very statement deletes are added up: so nothing is lost and nothing counted twice, whoever else
-# adds or folds meanwhile, and who reads sees all of it or nothing.
+# adds or folds meanwhile, and who reads sees all of it or nothing. No experiment has the id 0, which can be compared
+# by its hash where NULL cannot.
 _FOLD = """
 WITH several AS (
-    SELECT project_id, experiment_id, event_type, bucket FROM dropped_duplicates
-    GROUP BY project_id, experiment_id, event_type, bucket HAVING count(*) > 1
+    SELECT coalesce(experiment_id, 0) AS experiment_id, event_type FROM dropped_duplicates
+    WHERE project_id = $1 AND bucket = $2
+    GROUP BY coalesce(experiment_id, 0), event_type HAVING count(*) > 1
 ), taken AS (
     DELETE FROM dropped_duplicates AS counted USING several
-    WHERE counted.project_id = several.project_id AND counted.bucket = several.bucket
+    WHERE counted.project_id = $1 AND counted.bucket = $2
         AND counted.event_type = several.event_type
-        AND counted.experiment_id IS NOT DISTINCT FROM several.experiment_id
+        AND coalesce(counted.experiment_id, 0) = several.experiment_id
     RETURNING counted.*
 )
 INSERT INTO dropped_duplicates (project_id, experiment_id, event_type, bucket, dropped_at, events)
@@ -27,8 +37,12 @@ _TIMEOUT_S = 300.0
 
 
 async def fold_duplicates(connection: asyncpg.Connection) -> None:
-    """Make one row of all rows that count the same: each batch with duplicates adds its own."""
-    await connection.execute(_FOLD, timeout=_TIMEOUT_S)
+    """Make one row of all rows that count the same: each batch with duplicates adds its own.
+
+    An hour of a project at a time, so that what is done stays done when it is cut short.
+    """
+    for row in await connection.fetch(_SEVERAL, _MOST_AT_ONCE, timeout=_TIMEOUT_S):
+        await connection.execute(_FOLD, row["project_id"], row["bucket"], timeout=_TIMEOUT_S)
 
 
 async def forget_duplicates(connection: asyncpg.Connection, before: datetime) -> None:

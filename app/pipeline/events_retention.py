@@ -3,7 +3,7 @@
 For sure means: each of its hours was compared with ClickHouse after it was closed, and nothing differed or what did
 was repaired; and ClickHouse still holds all of it now, since a comparison may be old and a month is dropped once. What
 the hours held stays on record, so that ClickHouse can still be held to it. The ids of the events stay, too: one that is
-sent again after years is still a duplicate. How many were, at times before the month's end, goes with the month.
+sent again after years is still a duplicate. How many were, at times before the month's end, is forgotten right after.
 """
 
 from dataclasses import dataclass
@@ -46,6 +46,7 @@ LEFT JOIN reconciled_hours AS done
 WHERE every.hour >= (SELECT min(hour) FROM reconciled_hours WHERE history_id = $1 AND subject = 'events')
 """
 _DROPPED = "INSERT INTO dropped_partitions (name, upper_bound, row_count) VALUES ($1, $2, $3)"
+_DROPPED_BEFORE = "SELECT max(upper_bound) FROM dropped_partitions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,13 @@ class EventsRetention:
         Raises:
             ClickHouseUnavailable: it cannot be reached, so nobody knows whether it has the events.
         """
+        await self._drop_old(connection)
+        # Apart from the drop, because it takes its time; and each time, because a drop may have been the last thing
+        # that a process did, and counts of that time may have come since.
+        if (before := await connection.fetchval(_DROPPED_BEFORE)) is not None:
+            await forget_duplicates(connection, before)
+
+    async def _drop_old(self, connection: asyncpg.Connection) -> None:
         limit = self._clock() - self._retention
         for row in await connection.fetch(_MONTHS):
             month = _Month.of(row["name"])
@@ -103,7 +111,6 @@ class EventsRetention:
             if (reason := await self._reason_to_keep(connection, marker, month, row_count)) is not None:
                 return reason
             await connection.execute(_DROPPED, month.name, month.end, row_count)
-            await forget_duplicates(connection, month.end)
             # Last, because from here to the commit it locks all others out of the whole table.
             await connection.execute(f"DROP TABLE {month.name}")
         return None

@@ -1,4 +1,4 @@
-"""Partitions: made before they are needed, and dropped when nobody needs them any more; and counts kept few."""
+"""Partitions: made before they are needed, dropped when nobody needs them any more; and what else is left behind."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,6 +12,7 @@ from app.core.clickhouse import ClickHouse
 from app.core.clock import Clock, utc_now
 from app.core.db import Database
 from app.core.errors import Unavailable
+from app.core.online_schema import SUPERSEDED
 from app.core.settings import PipelineSettings
 from app.pipeline.dropped_duplicates import fold_duplicates
 from app.pipeline.events_retention import EventsRetention
@@ -41,6 +42,11 @@ SELECT child.relname AS name
 FROM pg_inherits JOIN pg_class AS child ON child.oid = inhrelid
 WHERE inhparent = 'outbox_events'::regclass AND child.relname ~ '^outbox_events_p\d{8}$'
 ORDER BY name
+"""
+# Indexes that a migration could not drop, because somebody was reading all the time.
+_SUPERSEDED_INDEXES = """
+SELECT class.relname AS name FROM pg_index JOIN pg_class AS class ON class.oid = indexrelid
+WHERE indrelid = 'events'::regclass AND right(class.relname, length($1)) = $1
 """
 
 
@@ -103,6 +109,7 @@ class Maintenance:
             self._drop_old_days,
             self._drop_old_months,
             self._drop_old_history,
+            self._drop_superseded_indexes,
             fold_duplicates,
         )
         for step in steps:
@@ -146,6 +153,14 @@ class Maintenance:
         if self._history is not None:
             await self._history.enforce(connection)
 
+    @staticmethod
+    async def _drop_superseded_indexes(connection: asyncpg.Connection) -> None:
+        for row in await connection.fetch(_SUPERSEDED_INDEXES, SUPERSEDED):
+            async with connection.transaction():
+                await connection.execute(WAIT_BRIEFLY)
+                await connection.execute(f"DROP INDEX {row['name']}")
+            log.info("maintenance.index_dropped", index=row["name"])
+
     async def _drop_if_delivered(self, connection: asyncpg.Connection, day: OutboxDay) -> bool:
         async with connection.transaction():
             await connection.execute(WAIT_BRIEFLY)
@@ -165,6 +180,10 @@ async def _attempt(step: Callable[[asyncpg.Connection], Awaitable[None]], connec
             reason = str(error)
         except Unavailable as error:
             reason = error.detail
+            break
+        except (TimeoutError, asyncpg.QueryCanceledError) as error:
+            # It would not be faster at once, and the steps after it are not to wait for it.
+            reason = str(error) or "it takes too long"
             break
         else:
             return

@@ -14,6 +14,7 @@ from app.core.clickhouse import ClickHouse, ClickHouseRefused
 from app.core.clock import Clock, utc_now
 from app.core.db import Database
 from app.core.errors import Unavailable
+from app.core.patience import mark_as_seen, within
 from app.pipeline.dead_letters import TOPIC
 from app.pipeline.kafka_offsets import Waiting, waiting
 from app.pipeline.lanes import Lane
@@ -174,7 +175,7 @@ class StatusReader:
             return None
         # It goes on when nobody waits any more: it ends by itself, and what it learns is kept.
         asking = asyncio.create_task(self._standing.is_proven(history.marker))
-        asking.add_done_callback(_mark_as_seen)
+        asking.add_done_callback(mark_as_seen)
         await asyncio.wait({asking}, timeout=_POSTGRESQL_S)
         return asking.result() if asking.done() else None
 
@@ -276,22 +277,10 @@ class StatusReader:
 
 async def _within(seconds: float, work: Coroutine[Any, Any, T]) -> T | None:
     """Return what `work` returns, `None` if it fails or takes longer."""
-    task = asyncio.create_task(work)
-    # Not cancelled and awaited: taking leave of a server that hangs hangs, too.
-    _, late = await asyncio.wait({task}, timeout=seconds)
-    if late:
-        task.add_done_callback(_mark_as_seen)
-        task.cancel()
-        return None
     try:
-        return task.result()
-    except Unavailable:
+        return await within(seconds, work)
+    except (Unavailable, TimeoutError):
         return None
     except ClickHouseRefused as error:  # Its tables are not there yet.
         log.warning("pipeline.status_refused", error=str(error))
         return None
-
-
-def _mark_as_seen(task: asyncio.Task[T]) -> None:
-    if not task.cancelled():
-        task.exception()

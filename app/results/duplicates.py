@@ -1,7 +1,8 @@
 """How many events were dropped because their ids were known: what is told of it in an answer's provenance.
 
 The counts are PostgreSQL's alone, whichever store answers. They are by hours, so an hour that the question cuts counts
-whole; and so does the hour of the experiment's earliest exposure, before which no event counts.
+whole; and so does the hour of the experiment's first assignment, before which no event counts. Overrides are looked at
+where the answer has them. That users may be exposed later than assigned, by events, is not looked at.
 """
 
 from collections.abc import Mapping
@@ -9,9 +10,10 @@ from typing import Any
 
 import structlog
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
-from app.core.db import Database, StoreUnavailable
-from app.results.patience import within
+from app.core.db import Database, StoreUnavailable, was_cut_short
+from app.core.patience import within
 from app.results.provenance import EVENTS_DROPPED, STORE_UNAVAILABLE, Duplicates
 from app.results.values import Question, Subject
 
@@ -19,8 +21,8 @@ log = structlog.get_logger()
 
 # An answer does not wait longer for a number beside it.
 _PATIENCE_S = 2.0
-# The earliest exposure is looked for only where there is something to count, or where something was given up: it takes
-# a look at every assignment.
+# An assignment is as old as its ingestion, or older if it was imported, and each kind has an index of its own: so the
+# first one is found however many there are.
 _COUNT = """
 WITH found AS MATERIALIZED (
     SELECT bucket, sum(events) AS events FROM dropped_duplicates
@@ -32,8 +34,16 @@ WITH found AS MATERIALIZED (
     GROUP BY bucket
 ), earliest AS MATERIALIZED (
     SELECT date_trunc('hour', least(
-        (SELECT min(assigned_at) FROM assignments WHERE experiment_id = CAST(:experiment_id AS bigint)),
-        (SELECT min(exposed_at) FROM overrides WHERE experiment_id = CAST(:experiment_id AS bigint) AND NOT removed)
+        (SELECT min(ingested_at) FROM assignments WHERE experiment_id = CAST(:experiment_id AS bigint)),
+        (
+            SELECT min(assigned_at) FROM assignments
+            WHERE experiment_id = CAST(:experiment_id AS bigint) AND assigned_at <> ingested_at
+        ),
+        (
+            SELECT min(exposed_at) FROM overrides
+            WHERE experiment_id = CAST(:experiment_id AS bigint) AND NOT removed
+                AND CAST(:include_overrides AS boolean)
+        )
     ), 'UTC') AS hour
 ), given_up AS MATERIALIZED (
     SELECT max(upper_bound) AS before FROM dropped_partitions
@@ -58,10 +68,11 @@ class DroppedDuplicates:
         try:
             return await within(_PATIENCE_S, self._count(subject, question))
         except (StoreUnavailable, TimeoutError) as error:
-            log.warning(
-                "results.duplicates_not_counted", experiment_id=subject.experiment_id, error=type(error).__name__
-            )
-            return Duplicates(None, STORE_UNAVAILABLE)
+            return _unknown(subject, error)
+        except DBAPIError as error:
+            if not was_cut_short(error):
+                raise
+            return _unknown(subject, error)
 
     async def _count(self, subject: Subject, question: Question) -> Duplicates:
         sql, values = statement_for(subject, question)
@@ -78,4 +89,10 @@ def statement_for(subject: Subject, question: Question) -> tuple[str, Mapping[st
         "since": question.start,
         "until": question.end,
         "event_types": list(question.event_types) or None,
+        "include_overrides": question.include_overrides,
     }
+
+
+def _unknown(subject: Subject, error: Exception) -> Duplicates:
+    log.warning("results.duplicates_not_counted", experiment_id=subject.experiment_id, error=type(error).__name__)
+    return Duplicates(None, STORE_UNAVAILABLE)

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
+from app.core.patience import mark_as_seen
+
 T = TypeVar("T")
 
 
@@ -22,7 +24,8 @@ class Flights(Generic[T]):
         task = self._boarding.get(key)
         if task is None:
             task = asyncio.create_task(self._fly(key, compute), name="results")
-            task.add_done_callback(_mark_as_seen)
+            # Its failure is nobody's when every caller has gone away.
+            task.add_done_callback(mark_as_seen)
             self._boarding[key] = task
         # One caller that goes away must not take the computation from the others.
         return await asyncio.shield(task)
@@ -37,9 +40,3 @@ class Flights(Generic[T]):
             return await compute()
         finally:
             del self._flying[key]
-
-
-def _mark_as_seen(task: "asyncio.Task[T]") -> None:
-    """Look at the exception, so that it is not reported as forgotten when every caller has gone away."""
-    if not task.cancelled():
-        task.exception()

@@ -11,9 +11,10 @@ from uuid import UUID, uuid4
 import msgspec
 import structlog
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from app.core.db import Database, StoreUnavailable
+from app.core.db import Database, StoreUnavailable, was_cut_short
+from app.core.patience import within
 from app.results.answer import Results
 from app.results.provenance import STORE_UNAVAILABLE, with_answer_id, without_answer_id
 from app.results.values import LONGEST_KEPT
@@ -100,21 +101,16 @@ class KeptAnswers:
         """Return the answer with the id under which it is kept, or with the reason why it is not."""
         answer_id = uuid4()
         named = replace(results, provenance=with_answer_id(results.provenance, str(answer_id)))
-        task = asyncio.create_task(self._insert(answer_id, named), name="keep answer")
-        # Not cancelled and awaited: taking leave of a hanging server hangs, too.
-        _, late = await asyncio.wait({task}, timeout=_PATIENCE_S)
-        if late:
-            task.add_done_callback(_mark_as_seen)
-            task.cancel()
-            log.warning("results.answer_not_kept", experiment_id=results.experiment_id, error="timeout")
-            return not_kept(results)
         try:
-            task.result()
-        except StoreUnavailable as error:
-            log.warning("results.answer_not_kept", experiment_id=results.experiment_id, error=str(error))
-            return not_kept(results)
+            await within(_PATIENCE_S, self._insert(answer_id, named))
         except IntegrityError:  # The experiment, a draft, was deleted in the meantime.
             return results
+        except (StoreUnavailable, TimeoutError) as error:
+            return _lost(results, error)
+        except DBAPIError as error:
+            if not was_cut_short(error):
+                raise
+            return _lost(results, error)
         return named
 
     async def find(self, experiment_id: int, answer_id: UUID) -> str | None:
@@ -185,7 +181,6 @@ def not_kept(results: Results) -> Results:
     return replace(results, provenance=without_answer_id(results.provenance, STORE_UNAVAILABLE))
 
 
-def _mark_as_seen(task: "asyncio.Task[None]") -> None:
-    """Look at the exception of a task that nobody waits for any more, so that it is not reported as forgotten."""
-    if not task.cancelled():
-        task.exception()
+def _lost(results: Results, error: Exception) -> Results:
+    log.warning("results.answer_not_kept", experiment_id=results.experiment_id, error=type(error).__name__)
+    return not_kept(results)

@@ -1,7 +1,7 @@
 """The use case of results: choose a source, observe, compose the answer, remember it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -20,7 +20,7 @@ from app.experiments.registry import ExperimentRegistry
 from app.experiments.values import Experiment
 from app.measurement.plan import look_back
 from app.metrics.repository import MetricRepository
-from app.results.analysis import MOST_SERIES_ENTRIES, analyse
+from app.results.analysis import analyse
 from app.results.answer import Results
 from app.results.cache import ResultsCache, meaning_of
 from app.results.chosen import Chosen, chosen, names_of, to_look_up
@@ -37,9 +37,10 @@ from app.results.errors import (
 from app.results.flights import Flights
 from app.results.hot import HotStore
 from app.results.kept import KEPT_FOR, MOST_KEPT, KeptAnswers, not_kept
+from app.results.limits import MOST_SLOTS
 from app.results.measuring import metrics_of, observed_question, wanted_of, without_covariates
 from app.results.provenance import STORE_UNAVAILABLE, Duplicates, Provenance
-from app.results.reach import Reach
+from app.results.reach import Reach, Watermark
 from app.results.reading import PLAIN, Reading
 from app.results.repository import FreshnessRepository
 from app.results.rollup_use import NOT_FROM_HISTORY, RollupReason, RollupUse, obstacle, unused
@@ -50,14 +51,11 @@ from app.rollups.steps import Step, built_until, steps_below
 
 log = structlog.get_logger()
 
-Watermark = Callable[[], Awaitable[datetime | None]]
-
-# Each takes a processor and memory of its server for a moment; most connections stay free for assignment.
+# Each takes a processor and memory of its server for a moment, and one connection at a time: of the twenty that a
+# process has by default, most stay free for assignment.
 _MOST_AT_ONCE = 4
 # A store that was away a moment ago is not waited for again.
 _NOT_ASKED = Duplicates(None, STORE_UNAVAILABLE)
-# Enough to tell a series that is too long from one that is not.
-_MOST_SLOTS = MOST_SERIES_ENTRIES + 1
 
 
 class _Seen(NamedTuple):
@@ -186,13 +184,9 @@ class ResultsService:
         experiment, question = asked.experiment, asked.question
         wanted = wanted_of(asked.metrics, question, len(experiment.variants) - 1)
         async with self._turns:
-            # Beside the observation, which takes longer.
-            counting = asyncio.create_task(self._count_duplicates(experiment, question, store_up=store_up))
-            try:
-                wanted, seen = await self._observe_within_reach(experiment, question, wanted)
-                duplicates = await counting
-            finally:
-                counting.cancel()
+            wanted, seen = await self._observe_within_reach(experiment, question, wanted)
+            # After the observation and not beside it, which would take two connections to spare some milliseconds.
+            duplicates = await self._count_duplicates(experiment, question, store_up=store_up)
         provenance = Provenance(seen.source, seen.complete_until, self._clock(), seen.rollups, duplicates)
         compose = partial(_composed, asked, wanted, seen.observations, provenance)
         # So many numbers would keep all other requests of this process waiting.
@@ -256,7 +250,7 @@ class ResultsService:
         self, decision: Decision, conditions: Conditions, subject: Subject, question: Question, wanted: Wanted
     ) -> _Seen:
         if decision.source is Source.HOT or self._cold is None or conditions.watermark is None:
-            seen, now = await self._hot.observe(subject, question, most_slots=_MOST_SLOTS, wanted=wanted)
+            seen, now = await self._hot.observe(subject, question, most_slots=MOST_SLOTS, wanted=wanted)
             return _Seen(seen, Source.HOT, now, NOT_FROM_HISTORY)
         watermark = conditions.watermark
         tail, complete_until = None, watermark
@@ -267,7 +261,7 @@ class ResultsService:
             subject,
             question,
             watermark,
-            most_slots=_MOST_SLOTS,
+            most_slots=MOST_SLOTS,
             tail=tail,
             steps=steps,
             wanted=wanted,

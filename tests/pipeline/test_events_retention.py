@@ -117,6 +117,14 @@ async def test_enforce__month_dropped_or_kept__counts_of_duplicates_go_or_stay_w
     await retention.enforce(postgres)
 
     assert await postgres.fetchval(hours) == [THIS_MONTH, THIS_MONTH + HOUR]
+    # Of a time that is given up, some may come later.
+    await postgres.execute(
+        "INSERT INTO dropped_duplicates (project_id, event_type, bucket, dropped_at, events)"
+        " VALUES (1, 'purchase', $1, clock_timestamp(), 1)",
+        OLD,
+    )
+    await retention.enforce(postgres)
+    assert await postgres.fetchval(hours) == [THIS_MONTH, THIS_MONTH + HOUR]
 
 
 async def test_enforce__month_not_old_enough__keeps_it(

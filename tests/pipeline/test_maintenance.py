@@ -14,6 +14,7 @@ from app.core.clickhouse import ClickHouse
 from app.core.db import Database
 from app.core.metrics import Metrics
 from app.core.settings import PipelineSettings
+from app.pipeline import dropped_duplicates
 from app.pipeline.gauges import Gauges
 from app.pipeline.maintenance import Maintenance, delivered_by_kafka, delivered_by_relay
 from app.pipeline.watermark import Heartbeat
@@ -89,6 +90,40 @@ async def test_tidy__rows_that_count_the_same_duplicates__become_one(
 
     counted = await postgres.fetch("SELECT experiment_id, events FROM dropped_duplicates ORDER BY 1")
     assert [tuple(row) for row in counted] == [(7, 10), (8, 5), (None, 15)]
+
+
+async def test_tidy__counts_of_duplicates_take_too_long__postpones_them(
+    postgres: asyncpg.Connection,
+    maintenance: Maintenance,
+    connect: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dropped_duplicates, "_TIMEOUT_S", 0.1)
+    other = await connect()
+
+    async with other.transaction():
+        await other.execute("LOCK TABLE dropped_duplicates IN ACCESS EXCLUSIVE MODE")
+        await maintenance.tidy(postgres)
+
+    await maintenance.tidy(postgres)
+
+
+async def test_tidy__index_that_a_migration_left__drops_it_once_nobody_reads(
+    postgres: asyncpg.Connection, maintenance: Maintenance, connect: Callable[..., Any]
+) -> None:
+    await postgres.execute("CREATE INDEX ix_events_value_superseded ON events (value)")
+    left = (
+        "SELECT count(*) FROM pg_class WHERE relname = 'ix_events_value_superseded' OR relname LIKE 'events%value_idx'"
+    )
+    reader = await connect()
+
+    async with reader.transaction():
+        await reader.execute("SELECT FROM events LIMIT 1")
+        await maintenance.tidy(postgres)
+        assert await postgres.fetchval(left) > 1
+
+    await maintenance.tidy(postgres)
+    assert await postgres.fetchval(left) == 0
 
 
 async def test_tidy__old_outbox_day_not_relayed__keeps_it(

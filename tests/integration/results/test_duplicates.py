@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,6 +11,7 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.core.changes import Changes
 from app.core.db import Database
@@ -17,6 +19,7 @@ from app.core.metrics import Metrics
 from app.events.repository import EventRepository
 from app.events.service import EventService
 from app.events.values import Event, SentEvent
+from app.experiments.population import ExposureRule, Population
 from app.experiments.registry import ExperimentRegistry
 from app.experiments.values import Experiment
 from app.pipeline.dropped_duplicates import fold_duplicates, forget_duplicates
@@ -29,6 +32,12 @@ from tests.integration.results.world import FAR, Assigned, Happened, History, Ov
 
 _T0 = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 _HOUR = timedelta(hours=1)
+# Far more than anybody waits, and less than it takes until a connection gives up a statement by itself.
+_HANGS_S = 20.0
+_KEEPS_IT = """
+SELECT granted FROM pg_locks
+WHERE pid = pg_backend_pid() AND relation = 'dropped_duplicates'::regclass AND mode = 'AccessExclusiveLock'
+"""
 _NOBODY = "postgresql+asyncpg://nobody@127.0.0.1:1/none"
 
 
@@ -253,14 +262,43 @@ async def test_results__duplicates_dropped__are_those_of_the_question_from_every
     assert "duplicates_dropped" not in found.provenance.null_reasons
 
 
-async def test_results__earliest_exposure_is_an_override__counts_from_there(
+async def test_results__override_before_all_assignments__counts_from_there_where_overrides_are_included(
     service: ResultsService, world: World, some: Experiment
 ) -> None:
     await _drop(world, some, ("buy", _T0 - 3 * _HOUR, 1), ("buy", _T0 - 2 * _HOUR, 2))
-    assert await _count(service, some) == 0
     await world.store_hot(some, History((), [Overridden("tester", 1, _T0 - 2 * _HOUR, _T0)]))
 
+    assert await _count(service, some) == 0
+    assert await _count(service, some, include_overrides=True) == 2
+
+
+async def test_results__assignment_was_imported_later__counts_from_its_own_time(
+    service: ResultsService, world: World, some: Experiment
+) -> None:
+    await _drop(world, some, ("buy", _T0 - 3 * _HOUR, 1), ("buy", _T0 - 2 * _HOUR, 2))
+    await world.store_hot(some, History([Assigned("imported", 1, _T0 - 2 * _HOUR, _T0 + 5 * _HOUR)]))
+
     assert await _count(service, some) == 2
+
+
+async def test_count__events_expose__counts_from_the_first_assignment(world: World, some: Experiment) -> None:
+    await _drop(world, some, ("buy", _T0 - _HOUR, 1), ("buy", _T0, 2))
+    await world.store_hot(some, History((), (), [Happened("user-1", "exposure", _T0 + 3 * _HOUR, _T0 + 3 * _HOUR)]))
+    subject = replace(Subject.of(some), population=Population(exposure=ExposureRule.EVENT))
+
+    assert await duplicates.DroppedDuplicates(world.database).count(subject, Question()) == Duplicates(2, None)
+
+
+async def test_count__many_assignments__finds_the_first_by_an_index(world: World, some: Experiment) -> None:
+    sql, values = duplicates.statement_for(Subject.of(some), Question())
+
+    async with world.database.read() as connection:
+        await connection.execute(text("SET LOCAL enable_seqscan = off"))
+        found = await connection.execute(text(f"EXPLAIN {sql}"), values)
+        plan = "\n".join(found.scalars())
+
+    assert "using ix_assignments_experiment_id_ingested_at" in plan
+    assert "using ix_assignments_experiment_id_assigned_at" in plan
 
 
 async def test_results__nobody_in_the_experiment__counts_none(service: ResultsService, world: World) -> None:
@@ -310,12 +348,26 @@ async def test_count__store_away_or_hanging__is_unknown_and_nobody_waits(
     assert await duplicates.DroppedDuplicates(nobody).count(subject, Question()) == unknown
     async with connection.transaction():
         await connection.execute("LOCK TABLE dropped_duplicates IN ACCESS EXCLUSIVE MODE")
-        began = asyncio.get_running_loop().time()
-        assert await duplicates.DroppedDuplicates(world.database).count(subject, Question()) == unknown
-        assert asyncio.get_running_loop().time() - began < 2
+        async with asyncio.timeout(_HANGS_S):
+            assert await duplicates.DroppedDuplicates(world.database).count(subject, Question()) == unknown
+        assert await connection.fetchval(_KEEPS_IT)
     await nobody.close()
 
     assert await duplicates.DroppedDuplicates(world.database).count(subject, Question()) == Duplicates(0, None)
+
+
+@pytest.mark.parametrize("limit", ["statement_timeout", "lock_timeout"])
+async def test_count__role_allows_a_statement_less_time__is_unknown(
+    world: World, some: Experiment, connection: asyncpg.Connection, limit: str
+) -> None:
+    hurried = Database(create_async_engine(world.database.engine.url, connect_args={"server_settings": {limit: "50"}}))
+
+    async with connection.transaction():
+        await connection.execute("LOCK TABLE dropped_duplicates IN ACCESS EXCLUSIVE MODE")
+        found = await duplicates.DroppedDuplicates(hurried).count(Subject.of(some), Question())
+
+    await hurried.close()
+    assert found == Duplicates(None, STORE_UNAVAILABLE)
 
 
 async def test_count__part_given_up_with_the_events__is_null_unless_the_question_begins_later(
@@ -370,3 +422,23 @@ async def test_fold__many_rows_of_one_hour__become_one_and_the_sum_stays_whoever
         (some.id, "buy", hour + _HOUR, 75),
     ]
     assert await connection.fetchval(newest, some.project_id) == before
+
+
+async def test_fold__cut_short__what_is_done_stays_done(
+    world: World, some: Experiment, connection: asyncpg.Connection
+) -> None:
+    for _ in range(3):
+        await _drop(world, some, ("buy", _T0, 1), ("buy", _T0 + _HOUR, 2))
+    await connection.execute("SET lock_timeout = '50ms'")
+
+    async with world.database.begin() as other:
+        later = {"project_id": some.project_id, "bucket": _T0 + _HOUR / 2}
+        keep = "SELECT FROM dropped_duplicates WHERE project_id = :project_id AND bucket = :bucket FOR UPDATE"
+        await other.execute(text(keep), later)
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await fold_duplicates(connection)
+
+    hour = _T0.replace(minute=0)
+    assert await _rows(world, some) == [(None, "buy", hour, 3), *3 * [(None, "buy", hour + _HOUR, 2)]]
+    await fold_duplicates(connection)
+    assert await _rows(world, some) == [(None, "buy", hour, 3), (None, "buy", hour + _HOUR, 6)]

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.core.db import Database
 from app.core.problems import install_problem_handlers
@@ -19,7 +20,7 @@ from app.experiments.values import Experiment
 from app.results import kept
 from app.results.errors import AnswerNotFound
 from app.results.models import answers
-from app.results.provenance import NOT_STORED, without_answer_id
+from app.results.provenance import NOT_STORED, STORE_UNAVAILABLE, without_answer_id
 from app.results.router import router
 from app.results.schemas import ResultsOut
 from app.results.service import ResultsService
@@ -229,6 +230,22 @@ async def test_keep__the_same_many_times_at_once__is_one_document(
 
     assert len({answer.provenance.answer_id for answer in named} - {None}) == 8
     assert await _documents(world.database, experiment) == 1
+
+
+async def test_keep__role_allows_a_statement_less_time__answers_without_an_id(
+    service: ResultsService, experiment: Experiment, world: World
+) -> None:
+    found = await service.results(experiment.project_id, experiment.key, Question(fresh=True))
+    settings = {"server_settings": {"lock_timeout": "50"}}
+    hurried = Database(create_async_engine(world.database.engine.url, connect_args=settings))
+
+    async with world.database.begin() as connection:
+        await connection.execute(text("LOCK TABLE answers IN ACCESS EXCLUSIVE MODE"))
+        named = await kept.KeptAnswers(hurried).keep(found)
+
+    await hurried.close()
+    assert named.provenance.answer_id is None
+    assert named.provenance.null_reasons["answer_id"] == STORE_UNAVAILABLE
 
 
 async def test_kept_answer__of_an_earlier_release__is_shown_as_it_was(

@@ -10,10 +10,11 @@ from app.core.db import Database
 from app.core.errors import Invalid
 from app.experiments.errors import ExperimentNotFound
 from app.experiments.values import Experiment
-from app.results.answer import Results, Verdict
+from app.results.answer import Results
 from app.results.errors import NoSourceAvailable
 from app.results.service import ResultsService
 from app.results.values import ContextFilter, Granularity, Metric, Question, Source, SourceChoice
+from app.results.verdicts import Verdict
 from tests.integration.results.services import Bench, BrokenClickHouse, running_service
 from tests.integration.results.world import FAR, Assigned, Happened, History, Overridden, World
 
