@@ -25,9 +25,12 @@ Watermark: TypeAlias = Callable[[], Awaitable[datetime | None]]
 
 _NONE = timedelta(0)
 _GIVEN_UP = "SELECT maxOrNull(ingested_before) AS before FROM dropped_history"
-# PostgreSQL knows of every exposure; ClickHouse's own are all that count where PostgreSQL is away.
+# PostgreSQL knows of every exposure; ClickHouse's own are all that count where PostgreSQL is away. Assignments happen
+# when they come in, but for imported ones: each of the two has an index.
 _EARLIEST = text(
-    "SELECT least((SELECT min(assigned_at) FROM assignments WHERE experiment_id = :experiment_id),"
+    "SELECT least((SELECT min(ingested_at) FROM assignments WHERE experiment_id = :experiment_id),"
+    " (SELECT min(assigned_at) FROM assignments"
+    " WHERE experiment_id = :experiment_id AND assigned_at <> ingested_at),"
     " (SELECT min(exposed_at) FROM overrides WHERE experiment_id = :experiment_id AND NOT removed))"
 )
 # A partition that is dropped between the two statements would be missing from the answer that follows them: dropping
