@@ -62,7 +62,8 @@ def exposure_before_start(facts: Facts) -> list[Finding] | Unchecked:
     return [
         Finding(
             code=Code.EXPOSURE_BEFORE_START,
-            severity=Severity.WARNING,
+            # An import says when users were assigned elsewhere, which is what it is for.
+            severity=Severity.INFO if came.imported_before_start == came.before_start else Severity.WARNING,
             title="Users were assigned before the experiment started",
             evidence={
                 "users": came.before_start,

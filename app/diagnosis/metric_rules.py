@@ -37,7 +37,7 @@ def why_missing(sent: Sent, kind: Kind) -> Missing:
 
 def _empty(metric: MetricFacts, sent: Sent, exposed: int) -> Finding:
     reason = why_missing(sent, metric.kind)
-    types = " or ".join(sent.event_types) or "any type"
+    types = f"type {' or '.join(sent.event_types)}" if sent.event_types else "any type"
     saying, action = _REASONS[reason]
     return Finding(
         code=Code.EMPTY_METRIC,
@@ -62,31 +62,31 @@ def _empty(metric: MetricFacts, sent: Sent, exposed: int) -> Finding:
 
 _REASONS: dict[Missing, tuple[str, str]] = {
     Missing.NEVER_SENT: (
-        "no event of type {types} was ever sent to this project",
+        "no event of {types} was ever sent to this project",
         "Check the spelling of the event type in the metric and in the product, and that events arrive (POST /events).",
     ),
     Missing.OTHER_USERS: (
-        "events of type {types} came, but none from an exposed user",
+        "events of {types} came, but none from an exposed user",
         "Check that events and assignments use the same user_id, and that events name this experiment or none.",
     ),
     Missing.BEFORE_EXPOSURE: (
-        "events of type {types} came only before the users' exposure",
+        "events of {types} came only before the users' exposure",
         "Record the exposure before the variant can act, and check the clocks and time zones of events.",
     ),
     Missing.OUTSIDE_WINDOW: (
-        "events of type {types} lie outside the metric's window",
+        "events of {types} lie outside the metric's window",
         "Wait until the window has passed for enough users, or make a version of the metric with another window.",
     ),
     Missing.FILTERED: (
-        "the metric's filters let no event of type {types} through",
+        "the metric's filters let no event of {types} through",
         "Compare names, types and values of the filtered properties with an event as it is sent: text is no number.",
     ),
     Missing.WITHOUT_NUMBER: (
-        "no event of type {types} carries the number that the metric adds up",
+        "no event of {types} carries the number that the metric adds up",
         "Send the number as `value`, or in the property that the metric names, as a JSON number and not as text.",
     ),
     Missing.NOT_IN_ORDER: (
-        "the step of type {types} was never taken after the steps before it",
+        "the step of {types} was never taken after the steps before it",
         "Check the order of the steps and the times of their events.",
     ),
 }

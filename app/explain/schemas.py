@@ -43,7 +43,7 @@ class ExplainIn(BaseModel):
     start_date: DateOrMoment | None = None
     end_date: DateOrMoment | None = None
     granularity: Granularity = Granularity.DAY
-    confidence_level: Annotated[float, Field(ge=LEAST_CONFIDENCE_LEVEL, le=MOST_CONFIDENCE_LEVEL)] = Field(
+    confidence_level: Annotated[float, Field(ge=LEAST_CONFIDENCE_LEVEL, le=MOST_CONFIDENCE_LEVEL, strict=True)] = Field(
         default=95.0, description="Percent; the ranks that bound a quantile depend on it."
     )
     include_overrides: bool = False

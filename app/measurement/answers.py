@@ -76,7 +76,15 @@ def _arm(measure: Measure, asked: Asked, seen: Tallies, variant_id: int, entries
         events=tally.events,
         reached=_reached(measure, tally.reached),
         daily=() if asked.days is None else tuple(map(DailySums, map(asked.days.__getitem__, days), sums)),
+        unit=_chosen(measure, seen.exponents, "x"),
+        covariate_unit=_chosen(measure, seen.exponents, "z"),
     )
+
+
+def _chosen(measure: Measure, exponents: Mapping[tuple[int, str], int], side: str) -> Fraction | None:
+    """Return the unit that the store chose for a side, `None` where it chose none or there are no values."""
+    exponent = exponents.get((measure.index, side))
+    return None if side not in measure.scaled or exponent is None else Fraction(2) ** -exponent
 
 
 def _reached(measure: Measure, reached: Mapping[int, int]) -> tuple[int, ...]:

@@ -135,6 +135,9 @@ class ArmMeasured:
     quantile: QuantileSeen | None = None
     # One entry for each day asked for; none for quantiles.
     daily: tuple[DailySums, ...] = ()
+    # What values of the numerator and of the covariate were rounded to multiples of; `None`: they are exact.
+    unit: Fraction | None = None
+    covariate_unit: Fraction | None = None
 
 
 @dataclass(frozen=True, slots=True)

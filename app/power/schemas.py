@@ -11,11 +11,11 @@ from app.stats.planning import Design
 from app.stats.unit_deviation import quantile_deviation, ratio_deviation
 
 _LARGEST = 1e15
-Size = Annotated[float, Field(ge=2, le=_LARGEST, allow_inf_nan=False)]
-Amount = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST, allow_inf_nan=False)]
-Spread = Annotated[float, Field(gt=0, le=_LARGEST, allow_inf_nan=False)]
-SpreadOrNone = Annotated[float, Field(ge=0, le=_LARGEST, allow_inf_nan=False)]
-Correlation = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
+Size = Annotated[float, Field(ge=2, le=_LARGEST, allow_inf_nan=False, strict=True)]
+Amount = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST, allow_inf_nan=False, strict=True)]
+Spread = Annotated[float, Field(gt=0, le=_LARGEST, allow_inf_nan=False, strict=True)]
+SpreadOrNone = Annotated[float, Field(ge=0, le=_LARGEST, allow_inf_nan=False, strict=True)]
+Correlation = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False, strict=True)]
 
 # Which fields belong to which kinds alone.
 _OF_RATIOS = ("numerator_std", "denominator_mean", "denominator_std", "correlation")
@@ -60,7 +60,7 @@ class PowerIn(BaseModel):
     correlation: Correlation | None = Field(
         default=None, description="Of one user's numerator with the denominator; for ratios."
     )
-    quantile: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+    quantile: Annotated[float, Field(gt=0, lt=1, strict=True)] | None = Field(
         default=None, description="0.95 is the 95th percentile; for quantiles."
     )
     density: Spread | None = Field(
@@ -72,16 +72,16 @@ class PowerIn(BaseModel):
         default=None,
         description="How much larger the variance is than with independent values, 1 if left out; for quantiles.",
     )
-    covariate_correlation: Annotated[float, Field(gt=-1, lt=1)] = Field(
+    covariate_correlation: Annotated[float, Field(gt=-1, lt=1, strict=True)] = Field(
         default=0.0, description="Of the metric with the covariate that CUPED takes out; 0 is without CUPED."
     )
     n_control: Size | None = Field(default=None, description="Users in the control.")
-    power: Annotated[float, Field(gt=0, lt=1)] | None = None
+    power: Annotated[float, Field(gt=0, lt=1, strict=True)] | None = None
     mde_absolute: Amount | None = None
     mde_relative: Amount | None = Field(default=None, description="As a share of the baseline: 0.05 is +5 %.")
-    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    alpha: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.05
     alternative: Alternative = Alternative.TWO_SIDED
-    ratio_treatment_to_control: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
+    ratio_treatment_to_control: Annotated[float, Field(ge=1e-6, le=1e6, strict=True)] = 1.0
 
     @model_validator(mode="after")
     def _two_of_three(self) -> Self:

@@ -1,7 +1,7 @@
 """What recipes measure for an answer, and how the analysis takes what they found. Plain functions, no I/O."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from fractions import Fraction
 
@@ -35,13 +35,28 @@ _SHAPES: Mapping[Kind, Shape] = {
     Kind.QUANTILE: Shape.QUANTILE,
 }
 _SURELY_IN_RANGE = LARGEST_SUM.bit_length() - 2
+# A unit of more than this share of the users' root mean square total is too coarse.
+_COARSE = Fraction(1, 10**7)
+_COARSE_BESIDE_NOTHING = Fraction(1, 10**9)
 # Built-in metrics whose number before the exposure is defined.
 _ADJUSTABLE = frozenset({Metric.CONVERSION_RATE, Metric.VALUE_PER_USER})
 _WITHOUT_COVARIATES = (
     "The events before the exposures are too old for the stores, which have given them up, so that nothing is adjusted"
     " by them."
 )
+_COVARIATES_LOST = (
+    "One value from before an exposure is so far beyond all others that these are lost in rounding beside it, so that"
+    " nothing is adjusted by them."
+)
 _OWN_EVENTS = "The metric names its events itself: event_type does not narrow it."
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Whether the numbers, or those from before the exposure, are lost in the rounding of far larger values."""
+
+    numerator: bool
+    covariate: bool
 
 
 def wanted_of(chosen: Sequence[Chosen], question: Question, treatments: int) -> Wanted:
@@ -163,12 +178,12 @@ def _measured(
 ) -> Measured:
     metric, recipe = attached.metric, wanted.recipes[attached.metric.key]
     seen = observations.measured.get(metric.key, {})
-    arms = {
-        variant.id: _arm(recipe, seen.get(variant.id, _NOBODY), question.confidence) for variant in experiment.variants
-    }
+    found = {variant.id: seen.get(variant.id, _NOBODY) for variant in experiment.variants}
+    lost = precision_lost(recipe, list(found.values()))
+    arms = {variant_id: _arm(recipe, arm, question.confidence, lost) for variant_id, arm in found.items()}
     if Chosen(metric.key, attached).is_built_in:
-        found = observed(Metric(metric.key), experiment, observations)
-        return replace(found, arms=arms, tested=True, kind=recipe.kind, notes=_notes(attached, recipe, question))
+        whole = observed(Metric(metric.key), experiment, observations)
+        return replace(whole, arms=arms, tested=True, kind=recipe.kind, notes=_notes(attached, recipe, question, lost))
     return Measured(
         key=metric.key,
         name=metric.name,
@@ -181,28 +196,55 @@ def _measured(
         margin=attached.margin,
         exploratory=attached.exploratory,
         unit=metric.unit,
-        notes=_notes(attached, recipe, question),
+        notes=_notes(attached, recipe, question, lost),
     )
 
 
 _NOBODY = ArmMeasured()
 
 
-def _notes(attached: AttachedMetric, recipe: Recipe, question: Question) -> tuple[str, ...]:
+def _notes(attached: AttachedMetric, recipe: Recipe, question: Question, lost: Lost) -> tuple[str, ...]:
     is_built_in = Chosen(attached.metric.key, attached).is_built_in
-    lost = recipe.covariate_days is None and recipe_of(attached, question).covariate_days is not None
+    given_up = recipe.covariate_days is None and recipe_of(attached, question).covariate_days is not None
     return (
         *((_OWN_EVENTS,) if question.event_types and not is_built_in else ()),
-        *((_WITHOUT_COVARIATES,) if lost else ()),
+        *((_WITHOUT_COVARIATES,) if given_up else ()),
+        *((_COVARIATES_LOST,) if lost.covariate else ()),
     )
 
 
-def _arm(recipe: Recipe, seen: ArmMeasured, confidence: float) -> MeasuredArm:
+def precision_lost(recipe: Recipe, arms: Sequence[ArmMeasured]) -> Lost:
+    """Tell whether limits hide that the values were rounded to multiples of more than their users' totals can bear.
+
+    Values are counted in units that suit the largest one. Where totals are limited, that one hardly counts, and the
+    unit may be large beside all that does.
+    """
+    if recipe.cap is None and recipe.winsorize is None:
+        return Lost(numerator=False, covariate=False)
+    n = sum(arm.sums.n for arm in arms)
+    return Lost(
+        numerator=_is_coarse([arm.unit for arm in arms], sum(arm.sums.numerator_squares for arm in arms), n),
+        covariate=_is_coarse([arm.covariate_unit for arm in arms], sum(arm.sums.covariate_squares for arm in arms), n),
+    )
+
+
+def _is_coarse(units: Iterable[Fraction | None], squares: Fraction | int, n: int) -> bool:
+    unit = max((unit for unit in units if unit is not None), default=Fraction(0))
+    if not squares:
+        # All totals are 0, by their values or by rounding: the unit of ordinary values is far below this one.
+        return unit > _COARSE_BESIDE_NOTHING
+    return unit**2 * n > _COARSE**2 * squares
+
+
+def _arm(recipe: Recipe, seen: ArmMeasured, confidence: float, lost: Lost) -> MeasuredArm:
     if recipe.kind is Kind.QUANTILE:
         return _quantile(seen, confidence)
+    if lost.numerator:
+        nothing = ArmEstimate(n=seen.sums.n, value=None, variance=None, null_reason=NullReason.PRECISION_LOST)
+        return MeasuredArm(sample=nothing)
     return MeasuredArm(
         sample=_sample(recipe, seen.sums),
-        covariate=_covariate(recipe, seen.sums),
+        covariate=None if lost.covariate else _covariate(recipe, seen.sums),
         daily=_daily(recipe, seen),
         steps=seen.reached,
     )

@@ -34,10 +34,13 @@ _SENTENCES: Mapping[str, str] = MappingProxyType(
         "ZERO_VARIANCE": "All users of the compared variants have the same value, so there is nothing to test.",
         "ZERO_BASELINE": "The control's value is 0, and a lift over 0 does not exist; read the difference.",
         "ZERO_DENOMINATOR": "The metric's denominator sums to 0 in a variant.",
-        "NON_POSITIVE_VALUE": "The control's value is below 0, so that a share of it means nothing.",
+        "NON_POSITIVE_VALUE": "The control's value is not above 0, so that a share of it, such as a margin, means"
+        " nothing.",
         "UNBOUNDED": "The control's value is not itself clearly away from 0, so that the lift could be anything: its"
         " interval has no two finite ends. The test of the difference stands.",
         "OUT_OF_RANGE": "The number exists, but is too large to be written.",
+        "PRECISION_LOST": "One value is so far beyond all others that these are lost in rounding beside it, though the"
+        " cap or winsorizing limits what it counts: leave it out by a filter, or ask for a time without it.",
     }
 )
 

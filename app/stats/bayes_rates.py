@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special, stats
 
+from app.stats.beta_tails import SMALLEST_RATE, below, lower_logits
 from app.stats.checks import check_open_unit
 from app.stats.roots import crossing
 from app.stats.samples import Proportion
@@ -23,11 +24,10 @@ _Curve: TypeAlias = Callable[[_Array], _Array]
 # Rates live on the logit scale here, where Beta densities have one smooth hump; a flatter prior than this one
 # would put mass beyond the rates that a double can tell from 0 and 1.
 _SMALLEST_PRIOR = 0.05
-# Below this rate, and so close to 1, lies less than 1e-15 of any posterior.
-_SMALLEST_RATE = 1e-300
 # Tail areas at which the integration is cut into panels; between two of them densities and tails vary gently.
-_TAILS = (1e-18, 1e-13, 1e-9, 1e-6, 1e-4, 3e-3, 0.03, 0.16, 0.5)
+_TAILS = np.array([1e-18, 1e-13, 1e-9, 1e-6, 1e-4, 3e-3, 0.03, 0.16, 0.5])
 _WIDEST_PANEL = 4.0
+_LOWEST = float(special.logit(SMALLEST_RATE))
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 
 
@@ -82,9 +82,7 @@ class _Posterior:
 
     def below(self, logits: _Array) -> _Array:
         """P(X < rate), at each of the logits."""
-        small, large = special.expit(logits), special.expit(-logits)
-        # Each end of [0, 1] is reached from its own side, where a double still has all its digits.
-        return np.where(logits <= 0.0, special.betainc(self.a, self.b, small), special.betaincc(self.b, self.a, large))
+        return below(self.a, self.b, logits)
 
     def above(self, logits: _Array) -> _Array:
         """P(X > rate), at each of the logits."""
@@ -104,10 +102,7 @@ class _Posterior:
 
     def lower_logit(self, tail: float) -> float:
         """Return the logit of the rate below which X is with the given probability."""
-        rate = float(special.betaincinv(self.a, self.b, tail))
-        if rate > 0.5:
-            return -_logit(float(special.betainccinv(self.b, self.a, tail)))
-        return _logit(rate)
+        return float(lower_logits(self.a, self.b, np.array([tail]))[0])
 
     def upper_logit(self, tail: float) -> float:
         """Return the logit of the rate above which X is with the given probability."""
@@ -117,14 +112,9 @@ class _Posterior:
         tail = (1.0 - credibility) / 2.0
         return float(special.expit(self.lower_logit(tail))), float(special.expit(self.upper_logit(tail)))
 
-    def cuts(self) -> list[float]:
+    def cuts(self) -> _Array:
         """Return the logits between which density and tail areas vary gently, in no order."""
-        return [self.lower_logit(tail) for tail in _TAILS] + [self.upper_logit(tail) for tail in _TAILS]
-
-
-def _logit(rate: float) -> float:
-    """Return the logit of a rate; rates below the smallest that are told apart count as that one."""
-    return float(special.logit(max(rate, _SMALLEST_RATE)))
+        return np.append(lower_logits(self.a, self.b, _TAILS), -lower_logits(self.b, self.a, _TAILS))
 
 
 def bayes_beta_binomial(
@@ -144,7 +134,7 @@ def bayes_beta_binomial(
     """
     check_open_unit("credibility", credibility)
     c, t = _posterior(control, prior), _posterior(treatment, prior)
-    cuts = c.cuts() + t.cuts()
+    cuts = np.append(c.cuts(), t.cuts())
     return BetaComparison(
         prob_treatment_better=min(1.0, _integral(lambda x: c.density(x) * t.above(x), cuts)),
         # E[max(C - T, 0)] is the integral of P(T < x < C) over x: no difference of nearly equal terms.
@@ -171,7 +161,7 @@ def bayes_prob_best(arms: Sequence[Proportion], *, prior: BetaPrior = _FLAT) -> 
     if not arms:
         raise ValueError("the best of no arms does not exist")
     posteriors = [_posterior(arm, prior) for arm in arms]
-    cuts = [cut for posterior in posteriors for cut in posterior.cuts()]
+    cuts = np.concatenate([posterior.cuts() for posterior in posteriors])
 
     def chance(index: int) -> float:
         others = posteriors[:index] + posteriors[index + 1 :]
@@ -231,9 +221,9 @@ def _logit_of_log(log_rates: _Array) -> _Array:
     return np.asarray(inside - np.log(-np.expm1(inside)))
 
 
-def _integral(integrand: _Curve, cuts: Sequence[float] | _Array) -> float:
+def _integral(integrand: _Curve, cuts: _Array) -> float:
     """Integrate over logits by Gauss and Legendre, on every panel between two neighbouring cuts."""
-    kept = np.clip(cuts, _logit(0.0), -_logit(0.0))
+    kept = np.clip(cuts, _LOWEST, -_LOWEST)
     # Between far apart posteriors, rates themselves change e-fold per logit.
     ends = np.unique(np.append(kept, np.arange(np.min(kept), np.max(kept), _WIDEST_PANEL)))
     half = np.diff(ends)[:, None] / 2.0

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from scipy import special
 
 from app.stats.bayes_rates import BetaPrior
+from app.stats.beta_tails import lower_logits
 from app.stats.samples import Proportion
 
 Array = npt.NDArray[np.float64]
@@ -21,8 +22,8 @@ Array = npt.NDArray[np.float64]
 _TAILS = np.array([1e-14, 1e-7, 2e-3, 0.5])
 # Far from the bulk, where only rates themselves change, no panel is wider than this.
 _WIDEST_PANEL = 4.0
-# Below this rate lies less than 1e-14 of any posterior.
-_SMALLEST_RATE = 1e-300
+# Rates above that of this logit cannot be told from 1.
+_HIGHEST = float(special.logit(1.0 - 1e-16))
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(10)
 # From here on the Stirling series below is good to the last digit.
 _STIRLING_FROM = 16.0
@@ -58,8 +59,8 @@ class RateBelief:
 
     def cuts(self) -> Array:
         """Return the logits between which density and tail areas vary gently, in no order."""
-        rates = np.append(special.betaincinv(self.a, self.b, _TAILS), special.betainccinv(self.a, self.b, _TAILS))
-        return np.asarray(special.logit(np.clip(rates, _SMALLEST_RATE, 1.0 - 1e-16)))
+        logits = np.append(lower_logits(self.a, self.b, _TAILS), -lower_logits(self.b, self.a, _TAILS))
+        return np.minimum(logits, _HIGHEST)
 
     def logit_density(self, logits: Array) -> Array:
         """Return the density of the logit of the rate at each of the logits.

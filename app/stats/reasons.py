@@ -17,3 +17,4 @@ class NullReason(StrEnum):
     UNBOUNDED = "UNBOUNDED"  # The confidence set has no two finite ends.
     NOT_ATTAINABLE = "NOT_ATTAINABLE"  # No design or effect in range reaches the asked power.
     OUT_OF_RANGE = "OUT_OF_RANGE"  # The result exists, but not as a finite double.
+    PRECISION_LOST = "PRECISION_LOST"  # Beside one value that is far too large, all others are lost in rounding.

@@ -12,6 +12,7 @@ from app.reports.tables import (
 )
 from app.reports.values import Material, is_less_better, label_of
 from app.results.answer import ComparisonResult, DefinitionResult
+from app.results.words import sentences
 
 
 def results(material: Material) -> Html:
@@ -84,10 +85,15 @@ def _guardrail(comparisons: list[ComparisonResult]) -> Child:
         shown = found.noninferiority
         if shown is None:
             continue
-        outcome = (
-            f"is not worse by {100 * shown.margin:.4g} % or more"
-            if shown.shown
-            else f"could still be worse by {100 * shown.margin:.4g} % or more"
-        )
-        said.append(tag("li", tag("code", found.variant), f" {outcome} (one-sided {p_in_words(shown.p_value)})"))
+        margin, tested = f"{100 * shown.margin:.4g} %", f" (one-sided {p_in_words(shown.p_value)})"
+        if shown.p_value is None:
+            outcome, tested = (
+                f"cannot be compared by a margin of {margin}",
+                f": {' '.join(sentences([shown.null_reason]))}",
+            )
+        elif shown.shown:
+            outcome = f"is not worse by {margin} or more"
+        else:
+            outcome = f"could still be worse by {margin} or more"
+        said.append(tag("li", tag("code", found.variant), f" {outcome}{tested}"))
     return [tag("p", "Guardrail:"), tag("ul", said)] if said else None

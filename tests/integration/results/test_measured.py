@@ -177,3 +177,30 @@ async def test_results__events_before_the_exposures_given_up__stand_without_the_
     # PostgreSQL still has them.
     assert by_default.metadata.source is Source.HOT
     assert _compared(by_default, "spend").cuped == _compared(before, "spend").cuped
+
+
+@pytest.mark.parametrize("source", [SourceChoice.HOT, SourceChoice.COLD])
+async def test_results__absurd_value_under_a_limit__say_that_the_others_are_lost(
+    world: World, service: ResultsService, source: SourceChoice
+) -> None:
+    experiment = await world.experiment()
+    recipes = {
+        "capped": Recipe(kind=Kind.SUM, selections=_BUY, cap=300.0),
+        "cut": Recipe(kind=Kind.SUM, selections=_BUY, winsorize=0.9),
+        "all": Recipe(kind=Kind.SUM, selections=_BUY),
+    }
+    await _with_metrics(world, experiment, recipes)
+    history = _history()
+    absurd = Happened("user-0", "buy", _T0 + _DAY, _T0 + _DAY, 1e21)
+    await world.store(experiment, History(history.assignments, (), [*history.events, absurd]))
+
+    results = await _ask(service, experiment, *recipes, source=source)
+
+    for variant in results.variants:
+        assert {key: variant.metrics[key].null_reason for key in ("capped", "cut")} == dict.fromkeys(
+            ("capped", "cut"), "PRECISION_LOST"
+        )
+        assert variant.metrics["capped"].value is None
+    assert any("far beyond all others" in note for note in _compared(results, "capped").notes)
+    # Without a limit it counts as it is.
+    assert max(variant.metrics["all"].value or 0 for variant in results.variants) > 1e18

@@ -226,3 +226,52 @@ def test_metric__covariates_that_are_gone__are_spoken_of() -> None:
 
     assert found.of(1).covariate is None
     assert "given them up" in found.notes[0]
+
+
+def _summed(n: int, total: int, squares: int, unit: Fraction, covariate_unit: Fraction | None = None) -> ArmMeasured:
+    sums = Sums(
+        n=n, numerator=Fraction(total), numerator_squares=Fraction(squares), covariate_squares=Fraction(squares)
+    )
+    return ArmMeasured(sums=sums, events=n, unit=unit, covariate_unit=covariate_unit)
+
+
+@pytest.mark.parametrize(
+    ("limit", "exponent", "reason"),
+    [
+        ({"cap": 300.0}, -40, None),
+        ({"cap": 300.0}, -10, NullReason.PRECISION_LOST),
+        ({"winsorize": 0.9}, -10, NullReason.PRECISION_LOST),
+        ({}, -10, None),
+    ],
+)
+def test_metrics_of__value_far_beyond_the_limit__is_not_told_from_rounding(
+    limit: dict[str, float], exponent: int, reason: NullReason | None
+) -> None:
+    item = _stored("spend", kind=Kind.SUM, selections=_VIEWS, **limit)
+    arm = _summed(200, 8000, 400_000, Fraction(2) ** exponent)
+
+    found = _measured(item, arm, arm)
+
+    assert {found.of(variant).sample.estimate().null_reason for variant in (1, 2)} == {reason}
+    assert (contrast(found, found.of(1), found.of(2), 0.95).p_value is None) == (reason is not None)
+
+
+def test_metrics_of__totals_all_zero_by_rounding__are_told_from_those_that_are() -> None:
+    item = _stored("spend", kind=Kind.SUM, selections=_VIEWS, winsorize=0.9)
+
+    crushed = _measured(item, _summed(200, 0, 0, Fraction(2) ** 8), _summed(200, 0, 0, Fraction(2) ** 8))
+    ordinary = _measured(item, _summed(200, 0, 0, Fraction(2) ** -55), _summed(200, 0, 0, Fraction(2) ** -55))
+
+    assert crushed.of(1).sample.estimate().null_reason is NullReason.PRECISION_LOST
+    assert ordinary.of(1).sample.estimate().value == 0
+
+
+def test_metrics_of__value_far_beyond_before_the_exposure__leaves_the_raw_numbers() -> None:
+    item = _stored("spend", kind=Kind.SUM, selections=_VIEWS, cap=300.0, covariate_days=7)
+    arm = _summed(200, 8000, 400_000, Fraction(2) ** -50, Fraction(2) ** 8)
+
+    found = _measured(item, arm, arm)
+
+    assert found.of(1).covariate is None
+    assert found.of(1).sample.estimate().value == 40
+    assert any("nothing is adjusted" in note for note in found.notes)
