@@ -68,7 +68,11 @@ def test_exposure_before_start__imports_of_earlier_times__are_told_apart() -> No
     )
 
     (finding,) = found(Code.EXPOSURE_BEFORE_START, facts(entrances=came))
+    (of_imports_alone,) = found(
+        Code.EXPOSURE_BEFORE_START, facts(entrances=replace(came, imported_before_start=came.before_start))
+    )
 
+    assert (finding.severity, of_imports_alone.severity) == (Severity.WARNING, Severity.INFO)
     assert (finding.evidence["users"], finding.evidence["imported"]) == (40, 39)
     assert "2026-03-01 00:00 UTC" in finding.text
 

@@ -70,6 +70,7 @@ def test_empty_metric__secondary__is_a_warning() -> None:
     (finding,) = found(Code.EMPTY_METRIC, facts(metrics=[empty]))
 
     assert (finding.severity, finding.evidence["reason"]) == (Severity.WARNING, "BEFORE_EXPOSURE")
+    assert "events of any type came only before" in finding.text
 
 
 def test_small_sample__plan_not_reached__is_information_while_it_runs_and_a_warning_afterwards() -> None:

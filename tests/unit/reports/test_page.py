@@ -19,7 +19,14 @@ from app.reports.page import SECURITY_POLICY, page
 from app.reports.style import STYLE
 from app.reports.values import Material
 from app.results.analysis import analyse, answer
-from app.results.answer import BreakdownResult, FamilyResult, PoststratifiedResult, Results, SegmentResult
+from app.results.answer import (
+    BreakdownResult,
+    FamilyResult,
+    NonInferiorityResult,
+    PoststratifiedResult,
+    Results,
+    SegmentResult,
+)
 from app.results.measured import DailyArm, Measured, MeasuredArm, Shape
 from app.results.reading import PLAIN, Pair, Reading
 from app.results.values import Metric, Observations, Question
@@ -357,3 +364,21 @@ def test_page__question_narrowed__says_to_what() -> None:
     assert "from 2026-03-01 00:00:00 UTC to before 2026-03-04 00:00:00 UTC" in text
     assert "buy" in text
     assert "users with a forced variant are included" in text
+
+
+def test_page__margin_that_cannot_be_tested__says_so_and_not_that_more_users_would_help() -> None:
+    made = material(2)
+    comparisons = tuple(
+        replace(
+            found,
+            noninferiority=NonInferiorityResult(
+                margin=0.2, statistic=None, p_value=None, shown=False, null_reason="NON_POSITIVE_VALUE"
+            ),
+        )
+        for found in made.results.comparisons
+    )
+
+    text = _check(page(replace(made, results=replace(made.results, comparisons=comparisons)))).text
+
+    assert "cannot be compared by a margin of 20 %: The control's value is not above 0" in text
+    assert "could still be worse" not in text
