@@ -9,16 +9,23 @@ from scipy import special
 from app.stats.bayes_effect import NormalPrior
 from app.stats.bayes_rates import BetaPrior
 from app.stats.exact import all_finite, to_float
-from app.stats.rate_belief import RateBelief, grid, shared_chances
+from app.stats.rate_belief import Array, RateBelief, grid, shared_chances
 from app.stats.samples import Proportion, Sample
 
 _FLAT = BetaPrior()
 # Standard deviations from a normal's mean at which the integration is cut; beyond the last lies less than 1e-15.
 _CUTS = np.array([-8.0, -6.0, -4.0, -2.5, -1.0, 0.0, 1.0, 2.5, 4.0, 6.0, 8.0])
+# The mass that the nodes find of a density. The flattest of priors may have most of theirs at rates that a double
+# cannot tell from 1; where the nodes find still less, or more than there is, they do not integrate the density.
+_LEAST_MASS, _MOST_MASS = 0.25, 1.01
 
 
-def prob_best_rate(arms: Sequence[Proportion], *, prior: BetaPrior = _FLAT, lowest: bool = False) -> tuple[float, ...]:
+def prob_best_rate(
+    arms: Sequence[Proportion], *, prior: BetaPrior = _FLAT, lowest: bool = False
+) -> tuple[float, ...] | None:
     """Return, for each of the arms, (k,), the chance that its rate is the highest, or the lowest; they sum to 1.
+
+    `None` where units or a prior are so many that doubles do not hold the posteriors, far from any experiment.
 
     Raises:
         ValueError: there is no arm.
@@ -36,11 +43,12 @@ def prob_best_rate(arms: Sequence[Proportion], *, prior: BetaPrior = _FLAT, lowe
         beliefs = [belief.mirrored() for belief in beliefs]
     logits, widths = grid(np.concatenate([belief.cuts() for belief in beliefs]))
     rates = np.asarray(special.expit(logits))
+    densities = [belief.logit_density(logits) * widths for belief in beliefs]
+    if not _are_integrated(densities):
+        return None
     others_are_above = lowest is not mirrored
-    return shared_chances(
-        [belief.logit_density(logits) * widths for belief in beliefs],
-        [belief.above(rates) if others_are_above else belief.below(rates) for belief in beliefs],
-    )
+    areas = [belief.above(rates) if others_are_above else belief.below(rates) for belief in beliefs]
+    return shared_chances(densities, areas) if all(np.all(np.isfinite(area)) for area in areas) else None
 
 
 def prob_best_value(
@@ -78,7 +86,14 @@ def prob_best_value(
         np.exp(-0.5 * score * score) / (sd * math.sqrt(2.0 * math.pi)) * widths
         for score, sd in zip(scores, deviations, strict=True)
     ]
+    if not _are_integrated(densities):
+        return None
     return shared_chances(densities, [np.asarray(special.ndtr(score)) for score in scores])
+
+
+def _are_integrated(densities: Sequence[Array]) -> bool:
+    """Say whether the nodes find about the whole mass of each density; a sum that is not a number is none."""
+    return all(_LEAST_MASS <= float(np.sum(density)) <= _MOST_MASS for density in densities)
 
 
 def _panels(cuts: "np.typing.NDArray[np.float64]") -> tuple["np.typing.NDArray[np.float64]", ...]:

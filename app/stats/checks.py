@@ -23,6 +23,16 @@ def check_rate(name: str, value: float) -> None:
         raise ValueError(f"{name} must lie in [0, 1], got {value!r}")
 
 
+def check_between(name: str, value: float, lowest: float, highest: float) -> None:
+    """Refuse what is outside a range, ends included.
+
+    Raises:
+        ValueError: value is outside [lowest, highest], or NaN.
+    """
+    if not lowest <= value <= highest:
+        raise ValueError(f"{name} must lie between {lowest!r} and {highest!r}, got {value!r}")
+
+
 def check_positive(name: str, value: float) -> None:
     """Refuse what is not a positive finite number.
 

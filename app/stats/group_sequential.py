@@ -20,13 +20,17 @@ from app.stats.roots import crossing
 
 _Array = npt.NDArray[np.float64]
 
-# Looks closer to each other than this share of the whole information would need a finer integration than is made.
-_CLOSEST_LOOKS = 1e-4
+# Closer looks than this share of the whole information learn next to nothing, and would take ever finer panels.
+_CLOSEST_LOOKS = 0.001
+# Fractions such as 0.001, 0.002, 0.003 rise by a last digit less than they say.
+_ROUNDING = 1e-12
 _MOST_LOOKS = 100
 # A bound that is never reached in practice, where a look may spend next to nothing.
 _HIGHEST_BOUND = 20.0
 # Beyond this many standard deviations a path is as good as impossible.
 _FARTHEST = 9.0
+# A panel of that many steps is integrated by its nodes to the last digits.
+_STEPS_PER_PANEL = 2.0
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 
 
@@ -84,7 +88,7 @@ def sequential_bounds(
     Bounds of LESS are for the negated statistic.
 
     Raises:
-        ValueError: alpha is outside (0, 1), or the fractions are none, more than 100, not rising by 0.0001 each, or
+        ValueError: alpha is outside (0, 1), or the fractions are none, more than 100, not rising by 0.001 each, or
             outside (0, 1].
 
     Source: Lan, DeMets (1983): each look's error is what the spending function allows since the look before;
@@ -100,13 +104,15 @@ def sequential_bounds(
     looks: list[Look] = []
     paths = _Paths(np.zeros(1), np.ones(1), 0.0)
     before = 0.0
-    for time in information:
+    for time, following in zip(information, (*information[1:], None), strict=True):
         allowed = spent(time, alpha=tail, spending=spending)
         bound = _bound(paths, time, allowed - before)
         looks.append(
             Look(information=time, bound=bound, spent=sides * allowed, nominal_p=min(1.0, sides * normal_sf(bound)))
         )
-        paths = _advanced(paths, time, bound * math.sqrt(time), two_sided=two_sided)
+        if following is not None:
+            finest = math.sqrt(min(time - paths.time, following - time))
+            paths = _advanced(paths, time, bound * math.sqrt(time), finest, two_sided=two_sided)
         before = allowed
     return tuple(looks)
 
@@ -115,9 +121,10 @@ def _check_looks(information: Sequence[float]) -> None:
     if not 1 <= len(information) <= _MOST_LOOKS:
         raise ValueError(f"there must be 1 to {_MOST_LOOKS} looks, got {len(information)}")
     for earlier, later in zip((0.0, *information), information, strict=False):
-        if not (earlier + _CLOSEST_LOOKS <= later <= 1.0):
+        if not (later - earlier >= _CLOSEST_LOOKS - _ROUNDING and later <= 1.0):
             raise ValueError(
                 f"information fractions must rise by at least {_CLOSEST_LOOKS} each and stay within 1, got {later!r}"
+                f" after {earlier!r}: leave out looks that are closer together"
             )
 
 
@@ -144,13 +151,17 @@ def _bound(paths: _Paths, time: float, allowed: float) -> float:
     return crossing(surplus, -_HIGHEST_BOUND, _HIGHEST_BOUND)
 
 
-def _advanced(paths: _Paths, time: float, limit: float, *, two_sided: bool) -> _Paths:
-    """Return the paths at `time` that lie below the limit, and above its negative if there are two."""
+def _advanced(paths: _Paths, time: float, limit: float, finest: float, *, two_sided: bool) -> _Paths:
+    """Return the paths at `time` that lie below the limit, and above its negative if there are two.
+
+    finest: the smaller of the deviations of the steps to this look and to the next one.
+    """
     step = math.sqrt(time - paths.time)
     reach = _FARTHEST * math.sqrt(time)
     low, high = (-min(limit, reach) if two_sided else -reach), min(limit, reach)
-    # The density varies over no less than one step; two of them per panel are far more nodes than it needs.
-    panels = max(4, math.ceil((high - low) / step))
+    # The density varies over no less than the step that led here, and is next multiplied by one that varies over the
+    # step that follows.
+    panels = max(4, math.ceil((high - low) / (_STEPS_PER_PANEL * finest)))
     ends = np.linspace(low, high, panels + 1)
     half = np.diff(ends)[:, None] / 2.0
     places = (ends[:-1, None] + half * (1.0 + _NODES)).ravel()

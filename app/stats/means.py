@@ -16,7 +16,7 @@ def value_interval(
     """Return the value of one arm with its two-sided interval, by its standard error.
 
     With WELCH_T the quantile is that of Student's t with n - 1 degrees of freedom. For rates see
-    wilson_interval.
+    wilson_interval. An arm whose units all have the same value has no interval: ZERO_VARIANCE.
 
     Raises:
         ValueError: confidence is outside (0, 1).
@@ -33,7 +33,11 @@ def value_interval(
         return Interval(estimate=None, lower=None, upper=None, null_reason=NullReason.OUT_OF_RANGE)
     if estimate.variance is None:
         return Interval(estimate=value, lower=None, upper=None, null_reason=estimate.null_reason)
-    half_width = quantile * math.sqrt(to_float(estimate.variance))
+    variance = to_float(estimate.variance)
+    if variance == 0.0:
+        # A deviation of 0 is what these units happen to have, not what is known: the interval would be a point.
+        return Interval(estimate=value, lower=None, upper=None, null_reason=NullReason.ZERO_VARIANCE)
+    half_width = quantile * math.sqrt(variance)
     if not all_finite(value - half_width, value + half_width):
         return Interval(estimate=value, lower=None, upper=None, null_reason=NullReason.OUT_OF_RANGE)
     return Interval(estimate=value, lower=value - half_width, upper=value + half_width)

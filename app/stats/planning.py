@@ -3,12 +3,14 @@
 import math
 from dataclasses import dataclass
 
-from app.stats.checks import check_open_unit, check_positive
+from app.stats.checks import check_between, check_open_unit
 from app.stats.distributions import Alternative, normal_isf, normal_sf
 from app.stats.reasons import NullReason
 
 # Closer to 1, the rounding of the tail areas decides what is found.
 _HIGHEST_POWER = 1.0 - 1e-9
+# Arms more unlike than these have variances that no double holds.
+_RATIOS = (1e-100, 1e100)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +18,7 @@ class Design:
     """Level and direction of the planned test, and the treatment's units per unit of control.
 
     Raises:
-        ValueError: alpha is outside (0, 1), or the ratio is not a positive finite number.
+        ValueError: alpha is outside (0, 1), or the ratio outside [1e-100, 1e100].
     """
 
     alpha: float = 0.05
@@ -25,12 +27,13 @@ class Design:
 
     def __post_init__(self) -> None:
         check_open_unit("alpha", self.alpha)
-        check_positive("ratio_treatment_to_control", self.ratio_treatment_to_control)
+        check_between("ratio_treatment_to_control", self.ratio_treatment_to_control, *_RATIOS)
 
     @property
     def tail(self) -> float:
         """Return the level of each tail in which the test rejects."""
-        return self.alpha / 2.0 if self.alternative is Alternative.TWO_SIDED else self.alpha
+        # Half of the smallest double is 0, a level at which nothing can be found.
+        return max(self.alpha / 2.0, math.ulp(0.0)) if self.alternative is Alternative.TWO_SIDED else self.alpha
 
 
 DEFAULT_DESIGN = Design()

@@ -102,6 +102,9 @@ def power_means(
     df = n_control * (1.0 + ratio) - 2.0
     check_positive("degrees of freedom", df)
     critical = -float(special.stdtrit(df, design.tail))
+    if not math.isfinite(critical):
+        # The level is so small that no double is far enough out to reach it.
+        return 0.0
     upper = _noncentral_t_sf(critical, df, difference / error)
     lower = _noncentral_t_sf(critical, df, -difference / error)
     return rejection_chance(upper, lower, design)

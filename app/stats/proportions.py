@@ -61,9 +61,9 @@ def _wilson_limits(arm: Proportion, z: float) -> tuple[float, float]:
     if arm.successes == arm.trials:
         return _wilson_lower(arm, z), 1.0
     lower = 0.0 if arm.successes == 0 else _wilson_lower(arm, z)
-    # Rounding may put a limit a last digit past the rate when the interval is that narrow.
+    # Rounding may put a limit a last digit past the rate when the interval is that narrow, and past 1 near it.
     rate = arm.successes / arm.trials
-    return min(lower, rate), max(_wilson_larger(arm, z), rate)
+    return min(lower, rate), min(1.0, max(_wilson_larger(arm, z), rate))
 
 
 def _wilson_lower(arm: Proportion, z: float) -> float:

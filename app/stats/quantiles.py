@@ -12,10 +12,13 @@ from fractions import Fraction
 
 from scipy import special
 
-from app.stats.checks import check_open_unit
+from app.stats.checks import check_finite, check_open_unit
 from app.stats.distributions import two_sided_quantile
 from app.stats.reasons import NullReason
 from app.stats.samples import ArmEstimate, RatioSample
+
+# The binomial distribution of the library counts up to here. With so many values the normal one has the same ranks.
+_MOST_COUNTED = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,8 @@ def quantile_ranks(
     so its variance is that of the delta method. The number of values at most the true quantile then is about normal
     around `level * values`, and its two tails, with a continuity correction, are the ranks.
 
-    Where each user has one value, values are independent, and the ranks are those of the binomial distribution.
+    Where each user has one value, values are independent, and the ranks are those of the binomial distribution, or,
+    of more than 2**31 - 1 of them, of the normal one.
 
     level: of the quantile, 0.95 is the 95th percentile.
     users: those who have values; `below` and `values` are sums over them of the values at most the sample's quantile,
@@ -61,7 +65,7 @@ def quantile_ranks(
     check_open_unit("confidence", confidence)
     if users < 2:
         return Ranks(None, None, NullReason.TOO_FEW_UNITS if users else NullReason.EMPTY_ARM)
-    if values == users == value_squares:
+    if values == users == value_squares and values <= _MOST_COUNTED:
         return _binomial_ranks(float(level), values, confidence)
     sample = RatioSample.from_sums(
         n=users,
@@ -84,12 +88,21 @@ def quantile_estimate(
 
     lower, upper: the ends of `quantile_ranks` at the same confidence.
 
+    Raises:
+        ValueError: an end is not finite, or confidence is not between 0 and 1, or so near to 0 that its interval has no
+            length.
+
     Source: Deng, Knoblich, Lu (see `quantile_ranks`), section 4: the standard error is the interval's length over
     twice the normal quantile.
     """
     if lower is None or upper is None:
         return ArmEstimate(n=users, value=value, variance=None, null_reason=NullReason.TOO_FEW_UNITS)
-    standard_error = (Fraction(upper) - Fraction(lower)) / (2 * Fraction(two_sided_quantile(confidence)))
+    check_finite("lower", lower)
+    check_finite("upper", upper)
+    quantile = two_sided_quantile(confidence)
+    if quantile <= 0.0:
+        raise ValueError(f"confidence is too near to 0 for an interval, got {confidence!r}: use a larger one")
+    standard_error = (Fraction(upper) - Fraction(lower)) / (2 * Fraction(quantile))
     return ArmEstimate(n=users, value=value, variance=standard_error**2)
 
 

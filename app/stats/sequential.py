@@ -3,12 +3,15 @@
 import math
 from dataclasses import dataclass, replace
 
-from app.stats.checks import check_open_unit, check_positive
+from app.stats.checks import check_between, check_open_unit, check_positive
 from app.stats.effects import Scale, effect_of
 from app.stats.exact import all_finite
 from app.stats.lift import fieller_limits, over_square_of
 from app.stats.reasons import NullReason
 from app.stats.samples import Sample
+
+# Units at which a decision can be expected; with fewer or more, the reach at some look has no double.
+_TUNING_SIZES = (1e-3, 1e18)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +47,7 @@ def always_valid_interval(
     tuning_sample_size: total units of both arms at which a decision is expected.
 
     Raises:
-        ValueError: alpha is outside (0, 1), or tuning_sample_size is not a positive finite number.
+        ValueError: alpha is outside (0, 1), or tuning_sample_size is outside [0.001, 1e18].
 
     Source: Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, "Time-uniform central limit theory and asymptotic
     confidence sequences" (Ann. Statist. 52, 2024; arXiv 2103.06476v7): width eq. 9, p-value eq. 155, tuning eq. 161.
@@ -85,7 +88,7 @@ def always_valid_lift(
     it leaves out 0 exactly if that one does. UNBOUNDED, with the p-value, where the control's own sequence has 0 in it.
 
     Raises:
-        ValueError: alpha is outside (0, 1), or tuning_sample_size is not a positive finite number.
+        ValueError: alpha is outside (0, 1), or tuning_sample_size is outside [0.001, 1e18].
 
     Source: always_valid_interval, for each of the contrasts; Fieller, "Some problems in interval estimation" (JRSS B
     16, 1954), for the lifts whose contrast is not rejected.
@@ -116,8 +119,7 @@ def always_valid_reach(units: int, *, alpha: float = 0.05, tuning_sample_size: f
     """Return the half-width of the always-valid interval in standard errors of the effect, at so many units.
 
     Raises:
-        ValueError: alpha is outside (0, 1), units is not positive, or tuning_sample_size is not a positive finite
-            number.
+        ValueError: alpha is outside (0, 1), units is not positive, or tuning_sample_size is outside [0.001, 1e18].
 
     Source: see always_valid_interval, eq. 9.
     """
@@ -129,7 +131,7 @@ def always_valid_reach(units: int, *, alpha: float = 0.05, tuning_sample_size: f
 
 
 def _tuned(alpha: float, tuning_sample_size: float) -> float:
-    check_positive("tuning_sample_size", tuning_sample_size)
+    check_between("tuning_sample_size", tuning_sample_size, *_TUNING_SIZES)
     return (-2.0 * math.log(alpha) + math.log(1.0 - 2.0 * math.log(alpha))) / tuning_sample_size
 
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from scipy import special
 
-from app.stats.checks import check_open_unit, check_positive
+from app.stats.checks import check_between, check_open_unit
 from app.stats.distributions import chi_square_sf
 from app.stats.exact import Number, exact, to_float
 from app.stats.reasons import NullReason
@@ -17,6 +17,8 @@ from app.stats.reasons import NullReason
 MISMATCH_ALPHA = 0.001
 # No plan means a smaller share; with one, the statistics have no doubles.
 _SMALLEST_SHARE = Fraction(1, 10**12)
+# Outside of these a prior is not one that anybody means, and its weights have no doubles.
+_CONCENTRATIONS = (1e-6, 1e18)
 # From here on the Stirling series below is good to the last digit.
 _STIRLING_FROM = 16.0
 
@@ -103,13 +105,13 @@ def srm_sequential(
 
     Raises:
         ValueError: lengths differ, a count or weight is negative, no weight is positive, a share is below
-            1e-12, or the concentration is not a positive finite number.
+            1e-12, or the concentration is outside [1e-6, 1e18].
 
     Source: Lindon, Malek, "Anytime-Valid Inference for Multinomial Count Data" (NeurIPS 2022, arXiv
     2011.03567): the Bayes factor of the Dirichlet-multinomial against the planned multinomial; its running maximum
     exceeds 1/alpha with probability alpha at most.
     """
-    check_positive("dirichlet_concentration", dirichlet_concentration)
+    check_between("dirichlet_concentration", dirichlet_concentration, *_CONCENTRATIONS)
     shares = _shares(observed, expected_weights)
     if any(count and not share for count, share in zip(observed, shares, strict=True)):
         return SequentialSrm(

@@ -159,3 +159,27 @@ def test_prob_best_rate__best_near_1_and_others_near_0__agrees_with_the_slow_int
     prior = BetaPrior(alpha=0.5, beta=0.5)
 
     assert prob_best_rate(arms, prior=prior) == pytest.approx(bayes_prob_best(arms, prior=prior), rel=1e-7, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arms", "prior"),
+    [
+        ([Proportion(1, 3), Proportion(2**62, 2**63)], BetaPrior(alpha=1e6, beta=1.0)),
+        ([Proportion(2**62, 2**63), Proportion(2**62 + 2**31, 2**63)], BetaPrior()),
+        ([*[Proportion(1, 3)] * 10, Proportion(2**62, 2**63)], BetaPrior(alpha=1e6, beta=1.0)),
+    ],
+)
+def test_prob_best_rate__posteriors_that_no_grid_holds__is_unknown_and_never_certain(
+    arms: Sequence[Proportion], prior: BetaPrior
+) -> None:
+    assert prob_best_rate(arms, prior=prior) is None
+
+
+@pytest.mark.parametrize("trials", [10, 10**6, 10**12])
+@pytest.mark.parametrize("prior", [0.05, 0.5, 1.0])
+def test_prob_best_rate__rates_of_0_and_1__are_told_apart(trials: int, prior: float) -> None:
+    arms = [Proportion(0, trials), Proportion(trials, trials)]
+
+    found = prob_best_rate(arms, prior=BetaPrior(alpha=prior, beta=prior))
+
+    assert found == pytest.approx((0.0, 1.0), abs=1e-5)

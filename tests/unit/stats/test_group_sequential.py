@@ -1,7 +1,11 @@
 """Group-sequential bounds against published tables and simulated paths."""
 
+import math
+from itertools import pairwise
+
 import numpy as np
 import pytest
+from scipy import integrate, stats
 
 from app.stats.distributions import Alternative, normal_isf
 from app.stats.group_sequential import Spending, sequential_bounds, spent
@@ -57,8 +61,39 @@ def test_sequential_bounds__fewer_looks_so_far__have_the_same_bounds() -> None:
     assert sequential_bounds(_FIVE[:3]) == sequential_bounds(_FIVE)[:3]
 
 
+@pytest.mark.parametrize("spending", Spending)
+@pytest.mark.parametrize("times", [(0.9, 0.901), (0.5, 0.501), (0.5, 0.505), (0.3, 0.9)])
+def test_sequential_bounds__second_look_however_close__spends_what_is_allowed(
+    spending: Spending, times: tuple[float, float]
+) -> None:
+    first, second = sequential_bounds(times, spending=spending)
+
+    limits = [look.bound * math.sqrt(look.information) for look in (first, second)]
+    step = math.sqrt(times[1] - times[0])
+
+    def crossing(place: float) -> float:
+        return float(stats.norm.pdf(place, scale=math.sqrt(times[0])) * stats.norm.sf((limits[1] - place) / step))
+
+    # Farther from the first limit than ten steps, nothing reaches the second one.
+    ends = [max(-limits[0], limits[0] - steps * step) for steps in (10, 6, 4, 2, 1, 0)]
+    crossed = sum(integrate.quad(crossing, low, high, epsabs=0, epsrel=1e-11)[0] for low, high in pairwise(ends))
+    assert crossed == pytest.approx((second.spent - first.spent) / 2, rel=1e-8)
+
+
+def test_sequential_bounds__fractions_that_rise_by_a_last_digit_less_than_the_least__are_taken() -> None:
+    times = [0.001, 0.002, 0.003, 0.004, 0.005, 0.006, 0.007, 0.008, 0.009, 1.0]
+
+    assert min(np.diff(times)) < 0.001
+    assert [look.information for look in sequential_bounds(times)] == times
+
+
+def test_sequential_bounds__looks_closer_than_a_thousandth__are_refused_with_the_way_out() -> None:
+    with pytest.raises(ValueError, match=r"0\.001 each .* got 0\.9001 after 0\.9: leave out looks"):
+        sequential_bounds([0.9, 0.9001])
+
+
 def test_sequential_bounds__looks_close_together_and_many__stay_finite_and_ordered() -> None:
-    looks = sequential_bounds([0.3, 0.3002, 0.3004, 1.0], spending=Spending.POCOCK)
+    looks = sequential_bounds([0.3, 0.301, 0.302, 1.0], spending=Spending.POCOCK)
 
     assert all(np.isfinite(look.bound) for look in looks)
     assert [look.spent for look in looks] == sorted(look.spent for look in looks)

@@ -14,7 +14,7 @@ from app.stats.distributions import Alternative, Distribution
 from app.stats.means import value_interval, welch_t_test
 from app.stats.ratios import ratio_difference
 from app.stats.reasons import NullReason
-from app.stats.samples import CovariateSample, MeanSample, PairedSums, Proportion, RatioSample
+from app.stats.samples import CovariateSample, MeanSample, PairedSums, Proportion, RatioSample, Sample
 
 _RANDOM = np.random.default_rng(20240602)
 
@@ -131,6 +131,20 @@ def test_value_interval__mean__agrees_with_scipy() -> None:
 @pytest.mark.parametrize(("n", "reason"), [(0, NullReason.EMPTY_ARM), (1, NullReason.TOO_FEW_UNITS), (2, None)])
 def test_value_interval__few_units__says_why(n: int, reason: NullReason | None) -> None:
     assert value_interval(mean_sample_of(np.arange(float(n)))).null_reason is reason
+
+
+@pytest.mark.parametrize("distribution", Distribution)
+@pytest.mark.parametrize(
+    "arm", [mean_sample_of(np.zeros(50)), mean_sample_of(np.full(7, 0.1)), Proportion(0, 50), Proportion(50, 50)]
+)
+def test_value_interval__units_all_alike__has_the_value_and_no_interval(
+    arm: Sample, distribution: Distribution
+) -> None:
+    result = value_interval(arm, distribution=distribution)
+
+    assert result.estimate is not None
+    assert (result.lower, result.upper) == (None, None)
+    assert result.null_reason is NullReason.ZERO_VARIANCE
 
 
 def test_ratio_sample__raw_data__has_the_delta_methods_variance() -> None:

@@ -1,5 +1,7 @@
 """Planning and multiple testing against statsmodels."""
 
+import math
+
 import numpy as np
 import pytest
 from statsmodels.stats.multitest import multipletests
@@ -206,3 +208,38 @@ def test_adjust_p_values__none__gives_none() -> None:
 def test_adjust_p_values__no_p_value__is_refused(p_value: float) -> None:
     with pytest.raises(ValueError, match="p-values"):
         adjust_p_values([p_value])
+
+
+@pytest.mark.parametrize("alternative", Alternative)
+def test_sample_size_proportions__smallest_level_there_is__is_finite(alternative: Alternative) -> None:
+    design = Design(alpha=math.ulp(0.0), alternative=alternative)
+
+    size = sample_size_proportions(baseline=0.5, effect=0.01, power=0.5, design=design)
+
+    # The quantile of the smallest double is 38.5.
+    assert size.n_control == pytest.approx(0.5 * (38.47 / 0.01) ** 2, rel=0.01)
+
+
+@pytest.mark.parametrize("ratio", [1e-100, 1e100])
+def test_sample_size_proportions__ends_of_all_ranges__is_finite(ratio: float) -> None:
+    design = Design(alpha=math.ulp(0.0), ratio_treatment_to_control=ratio)
+
+    size = sample_size_proportions(baseline=0.5, effect=1e-100, power=1 - 1e-16, design=design)
+
+    assert size.n_control is not None
+    assert size.n_treatment is not None
+    assert 0.0 < size.n_control < math.inf
+    assert 0.0 < size.n_treatment < math.inf
+
+
+@pytest.mark.parametrize("method", MeanPower)
+def test_power_means__smallest_level_there_is__is_no_power(method: MeanPower) -> None:
+    design = Design(alpha=math.ulp(0.0))
+
+    assert power_means(std=1.0, difference=0.1, n_control=50, design=design, method=method) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("ratio", [0.0, math.ulp(0.0), math.inf, math.nan])
+def test_design__ratio_that_no_arms_have__is_refused(ratio: float) -> None:
+    with pytest.raises(ValueError, match="ratio_treatment_to_control must lie between"):
+        Design(ratio_treatment_to_control=ratio)

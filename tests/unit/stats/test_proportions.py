@@ -40,6 +40,13 @@ def test_wilson_interval__random_arms__agrees_with_statsmodels(confidence: float
         assert (result.lower, result.upper) == pytest.approx(want, rel=1e-10)
 
 
+@pytest.mark.parametrize("trials", [2**53 + 1, 2**63])
+def test_wilson_interval__rate_next_to_1__stays_a_rate(trials: int) -> None:
+    result = wilson_interval(Proportion(trials - 1, trials), confidence=math.nextafter(1.0, 0.0))
+
+    assert result.upper == 1.0
+
+
 @pytest.mark.parametrize(
     ("method", "name"),
     [

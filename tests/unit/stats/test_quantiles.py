@@ -1,5 +1,6 @@
 """Intervals of quantiles: against scipy where values are independent, against simulation where users cluster them."""
 
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -169,3 +170,33 @@ def test_quantile_estimate__bound_outside_the_values__has_no_variance() -> None:
     found = quantile_estimate(Fraction(10), users=50, lower=9.0, upper=None)
 
     assert (found.variance, found.null_reason) == (None, NullReason.TOO_FEW_UNITS)
+
+
+@pytest.mark.parametrize("number", [2**31 - 1, 2**31, 10**12, 2**63, 2**64 - 1])
+def test_quantile_ranks__very_many_single_values__are_around_the_quantile(number: int) -> None:
+    below = number // 20 * 19
+
+    found = quantile_ranks(
+        Fraction(95, 100),
+        users=number,
+        values=number,
+        below=below,
+        below_squares=below,
+        value_squares=number,
+        products=below,
+    )
+
+    half = 1.96 * math.sqrt(number * 0.95 * 0.05)
+    assert found.lower == pytest.approx(number * 0.95 - half, rel=1e-9)
+    assert found.upper == pytest.approx(number * 0.95 + half, rel=1e-9)
+
+
+def test_quantile_estimate__confidence_without_an_interval__is_refused() -> None:
+    with pytest.raises(ValueError, match="confidence is too near to 0"):
+        quantile_estimate(Fraction(1), users=9, lower=0.0, upper=2.0, confidence=math.ulp(0.0))
+
+
+@pytest.mark.parametrize("end", [math.inf, math.nan])
+def test_quantile_estimate__end_that_is_no_number__is_refused(end: float) -> None:
+    with pytest.raises(ValueError, match="upper must be finite"):
+        quantile_estimate(Fraction(1), users=9, lower=0.0, upper=end)

@@ -207,3 +207,37 @@ def test_always_valid_lift__undefined__says_why(control: Proportion, reason: Nul
     result = always_valid_lift(control, Proportion(5, 9))
 
     assert (result.estimate, result.lower, result.null_reason) == (None, None, reason)
+
+
+@pytest.mark.parametrize("size", [1e-308, 1e308, math.nan])
+def test_always_valid__tuning_size_that_has_no_doubles__is_refused(size: float) -> None:
+    arm = Proportion(1, 9)
+
+    with pytest.raises(ValueError, match="tuning_sample_size must lie between"):
+        always_valid_reach(10, alpha=0.95, tuning_sample_size=size)
+    with pytest.raises(ValueError, match="tuning_sample_size must lie between"):
+        always_valid_interval(arm, arm, alpha=0.95, tuning_sample_size=size)
+    with pytest.raises(ValueError, match="tuning_sample_size must lie between"):
+        always_valid_lift(arm, arm, alpha=0.95, tuning_sample_size=size)
+
+
+@pytest.mark.parametrize("size", [0.001, 1e18])
+@pytest.mark.parametrize("alpha", [math.ulp(0.0), 0.05, math.nextafter(1.0, 0.0)])
+@pytest.mark.parametrize("units", [1, 2**65])
+def test_always_valid_reach__ends_of_the_range__is_finite(size: float, alpha: float, units: int) -> None:
+    assert math.isfinite(always_valid_reach(units, alpha=alpha, tuning_sample_size=size))
+
+
+@pytest.mark.parametrize("concentration", [math.ulp(0.0), 1e300, math.nan])
+def test_srm_sequential__concentration_that_has_no_doubles__is_refused(concentration: float) -> None:
+    with pytest.raises(ValueError, match="dirichlet_concentration must lie between"):
+        srm_sequential([5, 6], [1, 1], dirichlet_concentration=concentration)
+
+
+@pytest.mark.parametrize("concentration", [1e-6, 1e18])
+@pytest.mark.parametrize("observed", [[0, 0], [1, 2**63], [2**63, 2**63]])
+def test_srm_sequential__ends_of_the_range__is_finite(concentration: float, observed: list[int]) -> None:
+    result = srm_sequential(observed, [1, 2e-12], dirichlet_concentration=concentration)
+
+    assert result.log_bayes_factor is not None
+    assert math.isfinite(result.log_bayes_factor)
