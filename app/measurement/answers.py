@@ -20,6 +20,10 @@ OF_EVENTS = ("users", "x", "xx", "y", "yy", "xy", "xz")
 OF_ENTRIES = ("z", "zz")
 
 
+# The exponent where the largest value is 0, or so small that nothing is lost.
+_OF_NOTHING = 1084
+
+
 @dataclass
 class Tally:
     """What a store counted for one metric in one arm, in units."""
@@ -82,9 +86,9 @@ def _arm(measure: Measure, asked: Asked, seen: Tallies, variant_id: int, entries
 
 
 def _chosen(measure: Measure, exponents: Mapping[tuple[int, str], int], side: str) -> Fraction | None:
-    """Return the unit that the store chose for a side, `None` where it chose none or there are no values."""
-    exponent = exponents.get((measure.index, side))
-    return None if side not in measure.scaled or exponent is None else Fraction(2) ** -exponent
+    """Return the unit that the store chose for a side, `None` where it chose none or no value is other than 0."""
+    exponent = exponents.get((measure.index, side), _OF_NOTHING)
+    return None if side not in measure.scaled or exponent == _OF_NOTHING else Fraction(2) ** -exponent
 
 
 def _reached(measure: Measure, reached: Mapping[int, int]) -> tuple[int, ...]:
