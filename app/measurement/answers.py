@@ -19,8 +19,7 @@ Changes = Mapping[int, int]
 OF_EVENTS = ("users", "x", "xx", "y", "yy", "xy", "xz")
 OF_ENTRIES = ("z", "zz")
 
-
-# The exponent where the largest value is 0, or so small that nothing is lost.
+# The exponent that both stores choose where the largest value is 0, or below what a double can keep in full.
 _OF_NOTHING = 1084
 
 

@@ -52,7 +52,7 @@ _OWN_EVENTS = "The metric names its events itself: event_type does not narrow it
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class _Lost:
     """Whether the numbers, or those from before the exposure, are lost in the rounding of far larger values."""
 
     numerator: bool
@@ -179,7 +179,7 @@ def _measured(
     metric, recipe = attached.metric, wanted.recipes[attached.metric.key]
     seen = observations.measured.get(metric.key, {})
     found = {variant.id: seen.get(variant.id, _NOBODY) for variant in experiment.variants}
-    lost = precision_lost(recipe, list(found.values()))
+    lost = _precision_lost(recipe, list(found.values()))
     arms = {variant_id: _arm(recipe, arm, question.confidence, lost) for variant_id, arm in found.items()}
     if Chosen(metric.key, attached).is_built_in:
         whole = observed(Metric(metric.key), experiment, observations)
@@ -203,7 +203,7 @@ def _measured(
 _NOBODY = ArmMeasured()
 
 
-def _notes(attached: AttachedMetric, recipe: Recipe, question: Question, lost: Lost) -> tuple[str, ...]:
+def _notes(attached: AttachedMetric, recipe: Recipe, question: Question, lost: _Lost) -> tuple[str, ...]:
     is_built_in = Chosen(attached.metric.key, attached).is_built_in
     given_up = recipe.covariate_days is None and recipe_of(attached, question).covariate_days is not None
     return (
@@ -213,16 +213,16 @@ def _notes(attached: AttachedMetric, recipe: Recipe, question: Question, lost: L
     )
 
 
-def precision_lost(recipe: Recipe, arms: Sequence[ArmMeasured]) -> Lost:
+def _precision_lost(recipe: Recipe, arms: Sequence[ArmMeasured]) -> _Lost:
     """Tell whether limits hide that the values were rounded to multiples of more than their users' totals can bear.
 
     Values are counted in units that suit the largest one. Where totals are limited, that one hardly counts, and the
     unit may be large beside all that does.
     """
     if recipe.cap is None and recipe.winsorize is None:
-        return Lost(numerator=False, covariate=False)
+        return _Lost(numerator=False, covariate=False)
     n = sum(arm.sums.n for arm in arms)
-    return Lost(
+    return _Lost(
         numerator=_is_coarse([arm.unit for arm in arms], sum(arm.sums.numerator_squares for arm in arms), n),
         covariate=_is_coarse([arm.covariate_unit for arm in arms], sum(arm.sums.covariate_squares for arm in arms), n),
     )
@@ -236,7 +236,7 @@ def _is_coarse(units: Iterable[Fraction | None], squares: Fraction | int, n: int
     return unit**2 * n > _COARSE**2 * squares
 
 
-def _arm(recipe: Recipe, seen: ArmMeasured, confidence: float, lost: Lost) -> MeasuredArm:
+def _arm(recipe: Recipe, seen: ArmMeasured, confidence: float, lost: _Lost) -> MeasuredArm:
     if recipe.kind is Kind.QUANTILE:
         return _quantile(seen, confidence)
     if lost.numerator:
