@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import nbformat
@@ -148,9 +149,9 @@ def test_notebook__as_committed__holds_no_outputs() -> None:
 def _run(**variables: str) -> str:
     """Execute the notebook and return what its last cell says."""
     notebook = _notebook()
-    with _environment(variables):
-        # Over sockets in the file system, which nobody else can listen to.
-        private = Config({"KernelManager": {"transport": "ipc"}})
+    with _environment(variables), TemporaryDirectory() as folder:
+        # Over sockets in a folder of its own: named after nothing else, two kernels at once would take the same ones.
+        private = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
         NotebookClient(notebook, timeout=60, kernel_name="python3", config=private).execute()
     outputs = notebook.cells[-1].outputs
     return "".join(output.get("text", "") for output in outputs)
