@@ -1,7 +1,6 @@
 """`python -m app`: set up what is missing, migrate, and serve."""
 
 import asyncio
-import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from app.core.listening import ListenFailed, listen
 from app.core.logging import configure_logging
 from app.core.migrations import migrate
 from app.core.settings import Settings, SettingsError
+from app.core.termination import Terminated, obey_termination
 from app.embedded.errors import EmbeddedError
 from app.embedded.stack import EmbeddedStack
 from app.main import create_app
@@ -38,7 +38,7 @@ def say(line: str) -> None:
 
 def main() -> int:
     """Run until told to stop; returns the exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Being terminated is as orderly as Ctrl-C.
+    obey_termination()
     try:
         settings = Settings.from_environment()
         configure_logging(settings.observability.log_level, readable=sys.stderr.isatty())
@@ -56,6 +56,8 @@ def main() -> int:
     except (SettingsError, EmbeddedError, ListenFailed, StartFailed) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
+    except Terminated:
+        return 0
     except KeyboardInterrupt:
         return 130
     return 0

@@ -88,7 +88,14 @@ class BulkForExperimentIn(BaseModel):
     )
 
     experiment: Reference
-    user_ids: Annotated[list[UserId], Field(min_length=1, max_length=MAX_BULK)]
+    user_ids: Annotated[
+        list[UserId],
+        Field(
+            min_length=1,
+            max_length=MAX_BULK,
+            description="If some can be no user id, nobody is assigned, and the 422 names all of them by their places.",
+        ),
+    ]
     enroll: StrictBool = True
 
 

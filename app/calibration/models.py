@@ -20,7 +20,7 @@ calibrations = Table(
     # When the process that works on it last said so.
     Column("seen_at", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")),
     Column("ended_at", DateTime(timezone=True)),
-    CheckConstraint("status IN ('running', 'done', 'failed')", name="status_is_known"),
+    CheckConstraint("status IN ('running', 'done', 'failed', 'cancelled')", name="status_is_known"),
     CheckConstraint("progress BETWEEN 0 AND 1", name="progress_is_a_share"),
     CheckConstraint("(status = 'done') = (result IS NOT NULL)", name="done_has_a_result"),
     CheckConstraint("(status = 'failed') = (reason IS NOT NULL)", name="failed_has_a_reason"),

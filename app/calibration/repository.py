@@ -40,6 +40,10 @@ _FAIL = text(
     "UPDATE calibrations SET status = 'failed', reason = :reason, ended_at = clock_timestamp()"
     " WHERE id = :id AND status = 'running'"
 )
+_CANCEL = text(
+    "UPDATE calibrations SET status = 'cancelled', ended_at = clock_timestamp()"
+    " WHERE id = :id AND experiment_id = :experiment_id AND status = 'running'"
+)
 _FAIL_IF_SILENT = text(
     "UPDATE calibrations SET status = 'failed', reason = :reason, ended_at = clock_timestamp()"
     " WHERE id = :id AND status = 'running' AND seen_at < clock_timestamp() - CAST(:silent_for AS interval)"
@@ -73,9 +77,10 @@ class CalibrationRepository:
         await self._connection.execute(_INSERT, values)
         await self._connection.execute(_REMOVE_SURPLUS, {"experiment_id": experiment_id, "most_kept": MOST_KEPT})
 
-    async def seen(self, calibration_id: UUID, progress: float) -> None:
-        """Note that somebody works on it, and how far it is."""
-        await self._connection.execute(_SEEN, {"id": calibration_id, "progress": progress})
+    async def seen(self, calibration_id: UUID, progress: float) -> bool:
+        """Note that somebody works on it, and how far it is; tell whether it is still running, and not cancelled."""
+        noted = await self._connection.execute(_SEEN, {"id": calibration_id, "progress": progress})
+        return noted.rowcount > 0
 
     async def finish(self, calibration_id: UUID, result: CalibrationResult) -> None:
         written = msgspec.json.encode(result).decode()
@@ -83,6 +88,11 @@ class CalibrationRepository:
 
     async def fail(self, calibration_id: UUID, reason: str) -> None:
         await self._connection.execute(_FAIL, {"id": calibration_id, "reason": reason})
+
+    async def cancel(self, experiment_id: int, calibration_id: UUID) -> bool:
+        """Note that nobody wants it any more; tell whether that is new. What is not running stays as it is."""
+        noted = await self._connection.execute(_CANCEL, {"id": calibration_id, "experiment_id": experiment_id})
+        return noted.rowcount > 0
 
     async def find(self, experiment_id: int, calibration_id: UUID) -> Calibration | None:
         """Return the experiment's calibration; one that nobody works on any more has failed."""

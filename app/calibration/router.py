@@ -8,7 +8,7 @@ from fastapi import Path, Response
 from app.access.caller import CurrentCaller
 from app.access.guard import GUARDED, WITH_BODY, requires
 from app.access.scopes import Scope
-from app.calibration.errors import CalibrationNotFound, TooManyCalibrations
+from app.calibration.errors import CalibrationEnded, CalibrationNotFound, TooManyCalibrations
 from app.calibration.schemas import CalibrationIn, CalibrationList, CalibrationOut
 from app.calibration.wiring import Calibrations
 from app.core import routes
@@ -20,6 +20,7 @@ from app.experiments.wiring import ExperimentReference
 from app.results.errors import HistoryDropped, NoSourceAvailable
 
 router = routes.router(tags=["results"])
+CalibrationId = Annotated[UUID, Path(description="`id` of the answer that began it.")]
 
 
 @router.post(
@@ -63,9 +64,21 @@ async def list_calibrations(
 )
 async def get_calibration(
     experiment: ExperimentReference,
-    calibration_id: Annotated[UUID, Path(description="`id` of the answer that began it.")],
+    calibration_id: CalibrationId,
     caller: CurrentCaller,
     calibrations: Calibrations,
 ) -> CalibrationOut:
     """Read how far a calibration is, and what came out."""
     return CalibrationOut.of(await calibrations.get(caller.project_id, experiment, calibration_id))
+
+
+@router.post(
+    "/experiments/{experiment}/calibrations/{calibration_id}/cancel",
+    dependencies=[requires(Scope.RESULTS)],
+    responses=documented(*GUARDED, ExperimentNotFound, CalibrationNotFound, CalibrationEnded, StoreUnavailable),
+)
+async def cancel_calibration(
+    experiment: ExperimentReference, calibration_id: CalibrationId, caller: CurrentCaller, calibrations: Calibrations
+) -> CalibrationOut:
+    """Cancel a running calibration; one that is cancelled stays so."""
+    return CalibrationOut.of(await calibrations.cancel(caller.project_id, experiment, calibration_id))

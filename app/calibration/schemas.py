@@ -16,6 +16,7 @@ from app.calibration.values import (
     Status,
     Wanted,
 )
+from app.core.lists import AT_LEAST_ONE, refuse_empty
 from app.core.names import Key
 from app.core.text import refuse_control_characters
 from app.events.schemas import EventType
@@ -55,13 +56,18 @@ class CalibrationIn(BaseModel):
     metrics: Annotated[
         list[Key],
         Field(max_length=MOST_METRICS, description="Left out: those of the experiment; without any, built-in ones."),
+        AT_LEAST_ONE,
+        AfterValidator(refuse_empty),
     ] = Field(default_factory=list)
     seed: Annotated[WholeNumber, Field(ge=0, le=_LARGEST_SEED)] = Field(
         default=0, description="The same seed splits the same users in the same way."
     )
     alpha: Annotated[float, Field(ge=_SMALLEST_ALPHA, le=_LARGEST_ALPHA, strict=True)] = DEFAULT_ALPHA
     event_type: Annotated[
-        list[EventType], Field(max_length=MOST_EVENT_TYPES, description="Of the built-in metrics; left out: all.")
+        list[EventType],
+        Field(max_length=MOST_EVENT_TYPES, description="Of the built-in metrics; left out: all."),
+        AT_LEAST_ONE,
+        AfterValidator(refuse_empty),
     ] = Field(default_factory=list)
     split_by: ContextName | None = Field(
         default=None,

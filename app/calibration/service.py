@@ -2,17 +2,18 @@
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 from uuid import UUID, uuid4
 
 import structlog
 
 from app.calibration.choosing import attached_or_built_in, chosen, wanted_keys, why_unknown
 from app.calibration.drawing import Drawing, Route
-from app.calibration.errors import CalibrationNotFound, CannotCalibrate, TooManyCalibrations
+from app.calibration.errors import CalibrationEnded, CalibrationNotFound, CannotCalibrate, TooManyCalibrations
 from app.calibration.helper import HelperDied, run
 from app.calibration.places import place_after, place_of
 from app.calibration.repository import CalibrationRepository
-from app.calibration.values import Calibration, Job, Wanted
+from app.calibration.values import Calibration, Job, Status, Wanted
 from app.core.clickhouse import ClickHouse, ClickHouseUnavailable
 from app.core.db import Database, StoreUnavailable
 from app.core.errors import Invalid
@@ -28,8 +29,11 @@ from app.results.reach import Watermark
 log = structlog.get_logger()
 
 _RETRY_AFTER_S = 30
-# How often is said that somebody works on it, far more often than silence would mean that nobody does.
-_SAY_SO_EVERY_S = 2.0
+# How often is said that somebody works on it, far more often than silence would mean that nobody does. That it was
+# cancelled in another process is heard then, too.
+_SAY_SO_EVERY_S = 1.0
+# How long a request to cancel waits for what it ended; another calibration can be begun afterwards.
+_PATIENCE_S = 1.0
 _STOPPED = "The service was stopped meanwhile. Ask for the calibration again."
 
 
@@ -43,6 +47,7 @@ class CalibrationService:
         self._registry = registry
         self._drawing = Drawing(database=database, clickhouse=clickhouse, watermark=watermark)
         self._task: asyncio.Task[None] | None = None
+        self._working_on: UUID | None = None
         self._beginning = False
 
     async def begin(self, project_id: int, reference: str, wanted: Wanted) -> Calibration:
@@ -60,14 +65,14 @@ class CalibrationService:
         experiment = self._registry.get(project_id, reference)
         if self._beginning or (self._task is not None and not self._task.done()):
             raise TooManyCalibrations(
-                "This process works on a calibration already; ask again when it has ended.",
+                "This process works on a calibration already; ask again when it has ended, or cancel it.",
                 retry_after_s=_RETRY_AFTER_S,
             )
         self._beginning = True
         try:
             calibration, route = await self._store(experiment, wanted)
             work = self._work(calibration.id, experiment, wanted, route)
-            self._task = asyncio.create_task(work, name="calibration")
+            self._task, self._working_on = asyncio.create_task(work, name="calibration"), calibration.id
         finally:
             self._beginning = False
         log.info("calibration.begun", experiment_id=experiment.id, calibration_id=str(calibration.id))
@@ -84,10 +89,33 @@ class CalibrationService:
         await self._registry.ensure_fresh()
         experiment = self._registry.get(project_id, reference)
         async with self._database.begin() as connection:
-            found = await CalibrationRepository(connection).find(experiment.id, calibration_id)
-        if found is None:
-            raise CalibrationNotFound(f"The experiment has no calibration {calibration_id}; the newest 100 are kept.")
-        return found
+            return await _found(CalibrationRepository(connection), experiment, calibration_id)
+
+    async def cancel(self, project_id: int, reference: str, calibration_id: UUID) -> Calibration:
+        """End a running calibration without a result, whichever process works on it, and return it.
+
+        One that has been cancelled is returned as it is.
+
+        Raises:
+            ExperimentNotFound: the project has no such experiment.
+            CalibrationNotFound: the experiment has no such calibration.
+            CalibrationEnded: it is done, or has failed.
+            StoreUnavailable: PostgreSQL cannot be reached.
+        """
+        await self._registry.ensure_fresh()
+        experiment = self._registry.get(project_id, reference)
+        async with self._database.begin() as connection:
+            repository = CalibrationRepository(connection)
+            is_new = await repository.cancel(experiment.id, calibration_id)
+            calibration = await _found(repository, experiment, calibration_id)
+        if calibration.status is not Status.CANCELLED:
+            raise CalibrationEnded(calibration.status)
+        if is_new:
+            log.info("calibration.cancelled", experiment_id=experiment.id, calibration_id=str(calibration_id))
+        if self._task is not None and self._working_on == calibration_id:
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=_PATIENCE_S)
+        return calibration
 
     async def list_(self, project_id: int, reference: str, request: PageRequest) -> Page[Calibration]:
         """Return the experiment's calibrations, newest first, whichever process works on them.
@@ -154,9 +182,9 @@ class CalibrationService:
             source=route.source,
             complete_until=route.watermark,
         )
-        saying = asyncio.create_task(self._say_so(calibration_id, progress))
         try:
-            said = await run(job, feed, progressed)
+            with self._saying_so(calibration_id, progress):
+                said = await run(job, feed, progressed)
             async with self._database.begin() as connection:
                 repository = CalibrationRepository(connection)
                 if said.result is not None:
@@ -165,6 +193,7 @@ class CalibrationService:
                     await repository.fail(calibration_id, said.failure or "No reason was given.")
             log.info("calibration.ended", experiment_id=experiment.id, calibration_id=str(calibration_id))
         except asyncio.CancelledError:
+            # What was cancelled by a caller has ended, and what has ended stays as it is.
             await self._fail(calibration_id, _STOPPED)
             raise
         except CannotCalibrate as error:
@@ -176,21 +205,38 @@ class CalibrationService:
         except Exception:  # The outermost loop of this work: nobody waits for it who could be told.
             log.exception("calibration.failed", calibration_id=str(calibration_id))
             await self._fail(calibration_id, "An error of the service; its log says which.")
+
+    @contextlib.contextmanager
+    def _saying_so(self, calibration_id: UUID, progress: list[float]) -> Iterator[None]:
+        """Say for the length of the block that somebody works on it; the task ends once nobody wants it any more."""
+        saying = asyncio.create_task(self._say_so(calibration_id, progress, asyncio.current_task()))
+        try:
+            yield
         finally:
             saying.cancel()
 
-    async def _say_so(self, calibration_id: UUID, progress: list[float]) -> None:
-        """Say again and again that somebody works on it."""
-        while True:
+    async def _say_so(self, calibration_id: UUID, progress: list[float], work: "asyncio.Task[None] | None") -> None:
+        """Say again and again that somebody works on it, and end the work once nobody wants it any more."""
+        is_running = True
+        while is_running:
             await asyncio.sleep(_SAY_SO_EVERY_S)
             try:
                 async with self._database.begin() as connection:
-                    await CalibrationRepository(connection).seen(calibration_id, progress[0])
+                    is_running = await CalibrationRepository(connection).seen(calibration_id, progress[0])
             except StoreUnavailable as error:
                 log.warning("calibration.not_noted", calibration_id=str(calibration_id), error=str(error))
+        if work is not None:
+            work.cancel()
 
     async def _fail(self, calibration_id: UUID, reason: str) -> None:
         """Store why there is no result; if that fails too, silence says it in the end."""
         with contextlib.suppress(StoreUnavailable):
             async with self._database.begin() as connection:
                 await CalibrationRepository(connection).fail(calibration_id, reason)
+
+
+async def _found(repository: CalibrationRepository, experiment: Experiment, calibration_id: UUID) -> Calibration:
+    found = await repository.find(experiment.id, calibration_id)
+    if found is None:
+        raise CalibrationNotFound(f"The experiment has no calibration {calibration_id}; the newest 100 are kept.")
+    return found

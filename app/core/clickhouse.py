@@ -1,7 +1,8 @@
 """ClickHouse: one way to talk to a real server and to the engine inside this process.
 
 Both are driven by the same synchronous client, which works in threads; the engine in the process releases the
-GIL. Reading, writing, building and the probe have threads and connections of their own, so that none waits for another.
+GIL. Reading, writing, building, paging and the probe have threads and connections of their own, so that none waits for
+another.
 
 Rows that are not in ClickHouse travel along with a query as `tables`: each is an ordinary table under its
 name, for this query alone (external data on a server, a temporary table in the engine). A String parameter
@@ -15,8 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
@@ -30,6 +32,7 @@ T = TypeVar("T")
 
 _READERS = 4
 _WRITERS = 2
+_PAGERS = 2
 _CONNECT_TIMEOUT_S = 3
 _READ_TIMEOUT_S = 30
 _WRITE_TIMEOUT_S = 60
@@ -68,6 +71,9 @@ _CLUSTER_SETTINGS: Mapping[str, Any] = {
 # whichever replica is asked; while one is away the outbox waits.
 _REPLICAS = "SELECT max(replica_num) FROM system.clusters WHERE cluster = {cluster:String}"
 
+# An exception in the middle of an answer would look like lines of it, so that the server answers when it has them all.
+_WHOLE_ANSWERS: Mapping[str, Any] = {"wait_end_of_query": 1}
+
 # Error codes that say "not now" rather than "not like this". Source: ClickHouse, src/Common/ErrorCodes.cpp.
 _TIMED_OUT = frozenset({159, 160, 209})
 _OVERLOADED_OR_READ_ONLY = frozenset({164, 202, 203, 241, 242, 243, 252})
@@ -77,6 +83,8 @@ _NOT_LET_IN = frozenset({192, 193, 194, 516})
 _NOT_NOW = _TIMED_OUT | _OVERLOADED_OR_READ_ONLY | _NETWORK_OR_KEEPER | _CANCELLED | _NOT_LET_IN
 
 Connect = Callable[..., Client]
+# Asks a client with parameters, settings and rows that are sent along.
+_Ask: TypeAlias = Callable[[Client, str, dict[str, Any], dict[str, Any], ExternalData | None], T]
 
 
 class ClickHouseUnavailable(Unavailable):
@@ -131,6 +139,9 @@ class ClickHouse:
         self._writing = _Lane("clickhouse-write", connect, threads=_WRITERS, timeout_s=_WRITE_TIMEOUT_S)
         self._building = _Lane(
             "clickhouse-build", connect, threads=1, timeout_s=build_timeout_s + _LONGER_THAN_THE_SERVER_S
+        )
+        self._paging = _Lane(
+            "clickhouse-page", connect, threads=_PAGERS, timeout_s=build_timeout_s + _LONGER_THAN_THE_SERVER_S
         )
         self._probing = _Lane("clickhouse-probe", connect, threads=1, timeout_s=_PROBE_TIMEOUT_S)
 
@@ -213,10 +224,41 @@ class ClickHouse:
             ClickHouseUnavailable: it cannot be reached, or took too long.
             ClickHouseRefused: the query is wrong.
         """
-        bound = {name: _bindable(value) for name, value in (parameters or {}).items()}
         limits = {"max_execution_time": self._read_timeout_s, **(settings or {})}
-        select = self._select_embedded if self._embedded else self._select_on_server
-        return await self._reading.run(lambda client: select(client, sql, bound, limits, tables or {}))
+        return await self._asked(self._reading, _select, sql, parameters, limits, tables)
+
+    async def lines(
+        self,
+        sql: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        form: str = "TabSeparated",
+        settings: Mapping[str, Any] | None = None,
+        tables: Mapping[str, SentRows] | None = None,
+    ) -> bytes:
+        """Return a query's rows as ClickHouse writes them out in one of its formats, for who passes them on.
+
+        Such queries have threads of their own, and may take as long as building; ask for what memory can hold.
+
+        Raises:
+            ClickHouseUnavailable: it cannot be reached, or took too long.
+            ClickHouseRefused: the query is wrong.
+        """
+        limits = {"max_execution_time": self._build_timeout_s, **_WHOLE_ANSWERS, **(settings or {})}
+        return await self._asked(self._paging, partial(_write_out, form), sql, parameters, limits, tables)
+
+    async def _asked(
+        self,
+        lane: "_Lane",
+        ask: _Ask[T],
+        sql: str,
+        parameters: Mapping[str, Any] | None,
+        settings: dict[str, Any],
+        tables: Mapping[str, SentRows] | None,
+    ) -> T:
+        bound = {name: _bindable(value) for name, value in (parameters or {}).items()}
+        with_tables = _with_temporary if self._embedded else _with_external
+        return await lane.run(lambda client: with_tables(client, ask, sql, bound, settings, tables or {}))
 
     async def command(self, sql: str) -> None:
         """Run a statement that answers nothing.
@@ -272,43 +314,8 @@ class ClickHouse:
 
     async def close(self) -> None:
         """Let running work end and close all connections."""
-        for lane in (self._reading, self._writing, self._building, self._probing):
+        for lane in (self._reading, self._writing, self._building, self._paging, self._probing):
             await asyncio.to_thread(lane.close)
-
-    @staticmethod
-    def _select_on_server(
-        client: Client,
-        sql: str,
-        parameters: dict[str, Any],
-        settings: dict[str, Any],
-        tables: Mapping[str, SentRows],
-    ) -> list[dict[str, Any]]:
-        if not tables:
-            return _select(client, sql, parameters, settings)
-        sent = ExternalData()
-        for name, table in tables.items():
-            sent.add_file(file_name=name, data=b"\n".join(table.lines), fmt="JSONEachRow", structure=table.structure)
-        return _select(client, sql, parameters, {**settings, **_INPUT_SETTINGS}, sent)
-
-    @staticmethod
-    def _select_embedded(
-        client: Client,
-        sql: str,
-        parameters: dict[str, Any],
-        settings: dict[str, Any],
-        tables: Mapping[str, SentRows],
-    ) -> list[dict[str, Any]]:
-        """Temporary tables belong to the connection, which this thread has for itself."""
-        made: list[str] = []
-        try:
-            for name, table in tables.items():
-                client.command(f"CREATE TEMPORARY TABLE {name} ({table.structure}) ENGINE = Memory")
-                made.append(name)
-                _insert(client, name, table.lines, _INPUT_SETTINGS)
-            return _select(client, sql, parameters, settings)
-        finally:
-            for name in made:
-                client.command(f"DROP TEMPORARY TABLE {name}")
 
 
 class _Lane:
@@ -367,15 +374,63 @@ def _use_cluster(client: Client, cluster: str) -> None:
         client.set_client_setting(name, value)
 
 
+def _with_external(
+    client: Client,
+    ask: _Ask[T],
+    sql: str,
+    parameters: dict[str, Any],
+    settings: dict[str, Any],
+    tables: Mapping[str, SentRows],
+) -> T:
+    if not tables:
+        return ask(client, sql, parameters, settings, None)
+    sent = ExternalData()
+    for name, table in tables.items():
+        sent.add_file(file_name=name, data=b"\n".join(table.lines), fmt="JSONEachRow", structure=table.structure)
+    return ask(client, sql, parameters, {**settings, **_INPUT_SETTINGS}, sent)
+
+
+def _with_temporary(
+    client: Client,
+    ask: _Ask[T],
+    sql: str,
+    parameters: dict[str, Any],
+    settings: dict[str, Any],
+    tables: Mapping[str, SentRows],
+) -> T:
+    """Temporary tables belong to the connection, which this thread has for itself."""
+    made: list[str] = []
+    try:
+        for name, table in tables.items():
+            client.command(f"CREATE TEMPORARY TABLE {name} ({table.structure}) ENGINE = Memory")
+            made.append(name)
+            _insert(client, name, table.lines, _INPUT_SETTINGS)
+        return ask(client, sql, parameters, settings, None)
+    finally:
+        for name in made:
+            client.command(f"DROP TEMPORARY TABLE {name}")
+
+
 def _select(
     client: Client,
     sql: str,
     parameters: dict[str, Any],
     settings: dict[str, Any],
-    sent: ExternalData | None = None,
+    sent: ExternalData | None,
 ) -> list[dict[str, Any]]:
     result = client.query(sql, parameters=parameters, settings=settings, external_data=sent)
     return [dict(zip(result.column_names, row, strict=True)) for row in result.result_rows]
+
+
+def _write_out(
+    form: str,
+    client: Client,
+    sql: str,
+    parameters: dict[str, Any],
+    settings: dict[str, Any],
+    sent: ExternalData | None,
+) -> bytes:
+    return client.raw_query(sql, parameters=parameters, settings=settings, fmt=form, external_data=sent)
 
 
 def _insert(client: Client, table: str, lines: Sequence[bytes], settings: Mapping[str, Any]) -> None:

@@ -7,6 +7,16 @@ from typing import Any, ClassVar, TypedDict
 # How Pydantic calls the bounds of a number, and how we do.
 _BOUNDS: Mapping[str, str] = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 _OF_NUMBERS = frozenset({"greater_than_equal", "greater_than", "less_than_equal", "less_than", "finite_number"})
+# What Pydantic says in words of Python, or with names of classes, in the caller's.
+_WORDS: Mapping[str, str] = {
+    "missing": "is required",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "dict_type": "must be an object",
+    "timezone_aware": "must have an offset, as in 2026-01-31T12:00:00Z",
+    "too_short": "must have at least {min_length} {items}, not {actual_length}",
+    "too_long": "must have at most {max_length} {items}, not {actual_length}",
+}
 # Marks parts of an error's location that name a form of a body, not a field.
 TAG_PREFIX = "form:"
 
@@ -136,7 +146,9 @@ def field_problem(item: Mapping[str, Any]) -> FieldProblem:
     if len(location) > 1 and location[0] in {"body", "query", "path", "header"}:
         location = location[1:]
     detail = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    if item["type"] == "extra_forbidden":
+    if item["type"] in _WORDS:
+        detail = _WORDS[item["type"]].format_map(_said_of(item.get("ctx", {})))
+    elif item["type"] == "extra_forbidden":
         detail = "unknown field; remove it"
     elif item["type"] in _OF_NUMBERS and (given := _not_finite(item.get("input"))) is not None:
         # Pydantic names the bound that NaN or infinity does not keep, which is not what is wrong with it.
@@ -144,6 +156,11 @@ def field_problem(item: Mapping[str, Any]) -> FieldProblem:
         wanted = f"a number{bounds[0]}" if bounds else "an ordinary number"
         detail = f"must be a finite number, not {given}; send {wanted}"
     return {"field": ".".join(location) or "body", "detail": detail}
+
+
+def _said_of(context: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the words are filled with; of texts behind another check, Pydantic does not know that they are."""
+    return {**context, "items": "characters" if context.get("field_type") == "Value" else "items"}
 
 
 def _not_finite(value: object) -> str | None:

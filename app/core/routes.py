@@ -45,6 +45,8 @@ class StrictRoute(APIRoute):
             if takes_body:
                 _refuse_other_media(request)
                 await _decode_strictly(request, max_body_bytes)
+            elif request.method != "GET":
+                await _refuse_body(request)
             return await handle(request)
 
         return handle_strictly
@@ -63,6 +65,26 @@ async def _decode_strictly(request: Request, max_bytes: int) -> None:
         request._json = decode_json(body)  # noqa: SLF001
     elif "content-type" in request.headers:
         raise MalformedBody("The body is empty, which is not JSON; send an object.")
+
+
+async def _refuse_body(request: Request) -> None:
+    """Refuse what would be ignored where nothing is taken; an empty object says nothing.
+
+    Raises:
+        Invalid: the body holds anything.
+    """
+    nothing = "this path takes no body; remove it"
+    try:
+        body = await _read_body(request, MAX_BODY_BYTES)
+        sent = decode_json(body) if body.strip() else None
+    except (BodyTooLarge, MalformedBody) as error:
+        raise Invalid.field("body", nothing) from error
+    if isinstance(sent, dict):
+        problems: list[FieldProblem] = [{"field": str(name), "detail": f"unknown field; {nothing}"} for name in sent]
+        if problems:
+            raise Invalid(problems)
+    elif sent is not None:
+        raise Invalid.field("body", nothing)
 
 
 async def _read_body(request: Request, max_bytes: int) -> bytes:

@@ -19,7 +19,7 @@ from app.core.clock import utc_now
 from app.core.moments import Moment
 from app.core.numbers import refuse_other_than_numbers
 from app.core.rows import InFuture, TooLarge
-from app.core.text import encoded_if_storable, refuse_control_characters
+from app.core.text import encoded_if_storable, refuse_blank, refuse_control_characters
 from app.events.values import EventStatus, SentEvent
 from app.experiments.references import Reference
 
@@ -49,7 +49,12 @@ def _storable_properties(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 EventId = Annotated[UUID, BeforeValidator(_uuid_text), WithJsonSchema({"type": "string", "format": "uuid"})]
-EventType = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(refuse_control_characters)]
+EventType = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=100),
+    AfterValidator(refuse_control_characters),
+    AfterValidator(refuse_blank),
+]
 Value = Annotated[
     float, Field(allow_inf_nan=False), BeforeValidator(refuse_other_than_numbers), WithJsonSchema({"type": "number"})
 ]

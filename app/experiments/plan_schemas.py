@@ -102,7 +102,7 @@ class PlanIn(BaseModel):
     )
     spending: Spending | None = Field(default=None, validate_default=True, description="Of group_sequential.")
     metrics: Annotated[list[MetricUseIn], Field(max_length=MAX_METRICS), AfterValidator(_each_once_one_primary)] = (
-        Field(default_factory=list)
+        Field(default_factory=list, description="Empty: nothing is promised; results show what they show without.")
     )
 
     @field_validator("looks", "spending")

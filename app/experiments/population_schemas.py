@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
 
-from app.core.text import refuse_blank, refuse_control_characters
+from app.core.text import refuse_control_characters
 from app.experiments.population import EVERYBODY, EXPOSURE_EVENT_TYPE, ContextValue, ExposureRule, Population
 from app.metrics.recipe_schemas import EventType
 
@@ -46,7 +46,7 @@ class PopulationIn(BaseModel):
     )
 
     exposure: ExposureRule = ExposureRule.ASSIGNMENT
-    exposure_event_type: Annotated[EventType, AfterValidator(refuse_blank)] | None = Field(
+    exposure_event_type: EventType | None = Field(
         default=None, description="Of exposure `event`; left out: `exposure`."
     )
     exclude_users: Annotated[list[_UserId], Field(max_length=MAX_EXCLUDED_USERS)] = Field(default_factory=list)

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from app.core.numbers import refuse_other_than_numbers
-from app.core.text import refuse_control_characters
+from app.core.text import refuse_blank, refuse_control_characters
 from app.metrics.values import Operator, PropertyFilter, Selection, ValueSource
 
 MAX_FILTERS = 10
@@ -31,7 +31,12 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DURATION = re.compile(r"([0-9]{1,9})([smhdw])")
 
 # As in `POST /events`.
-EventType = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(refuse_control_characters)]
+EventType = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=100),
+    AfterValidator(refuse_control_characters),
+    AfterValidator(refuse_blank),
+]
 PropertyName = Annotated[
     str, StringConstraints(min_length=1, max_length=100), AfterValidator(refuse_control_characters)
 ]

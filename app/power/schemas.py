@@ -2,16 +2,24 @@
 
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from app.core.errors import Invalid
+from app.core.errors import FieldProblem, Invalid
 from app.power.planning import Answer, Kind, Plan
 from app.stats.distributions import Alternative
 from app.stats.planning import Design
 from app.stats.unit_deviation import quantile_deviation, ratio_deviation
 
 _LARGEST = 1e15
-Size = Annotated[float, Field(ge=2, le=_LARGEST, allow_inf_nan=False, strict=True)]
+
+
+def _whole(size: float) -> float:
+    if not size.is_integer():
+        raise ValueError("must be a whole number of users")
+    return size
+
+
+Size = Annotated[float, Field(ge=2, le=_LARGEST, allow_inf_nan=False, strict=True), AfterValidator(_whole)]
 Amount = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST, allow_inf_nan=False, strict=True)]
 Spread = Annotated[float, Field(gt=0, le=_LARGEST, allow_inf_nan=False, strict=True)]
 SpreadOrNone = Annotated[float, Field(ge=0, le=_LARGEST, allow_inf_nan=False, strict=True)]
@@ -83,68 +91,21 @@ class PowerIn(BaseModel):
     alternative: Alternative = Alternative.TWO_SIDED
     ratio_treatment_to_control: Annotated[float, Field(ge=1e-6, le=1e6, strict=True)] = 1.0
 
-    @model_validator(mode="after")
-    def _two_of_three(self) -> Self:
-        if self.mde_absolute is not None and self.mde_relative is not None:
-            raise ValueError("give mde_absolute or mde_relative, not both")
-        given = [self.n_control, self.power, self._any_effect()]
-        if sum(value is not None for value in given) != 2:
-            raise ValueError("give exactly two of n_control, power and mde_absolute or mde_relative")
-        if self.kind.is_rate and (self.baseline is None or not 0 <= self.baseline <= 1):
-            raise ValueError(f"baseline must be a rate between 0 and 1 when kind is {self.kind}")
-        if self.mde_relative is not None and not self.baseline:
-            raise ValueError("baseline must be given and not 0 for a relative effect")
-        effect = self._any_effect()
-        if effect is not None and (effect < 0) == (self.alternative is Alternative.GREATER) and self._is_one_sided():
-            raise ValueError(f"an effect of this sign is never found by a test whose alternative is {self.alternative}")
-        if self._any_effect() == 0:
-            raise ValueError("an effect of 0 needs no test: give another mde")
-        return self
-
-    @model_validator(mode="after")
-    def _what_the_kind_needs(self) -> Self:
-        for kind, fields in ((Kind.RATIO, _OF_RATIOS), (Kind.QUANTILE, _OF_QUANTILES)):
-            for name in fields:
-                if self.kind is not kind and getattr(self, name) is not None:
-                    raise ValueError(f"{name} belongs to kind {kind} alone; leave it out when kind is {self.kind}")
-        if self.kind.is_rate:
-            return self
-        if self.kind is Kind.MEAN and self.std is None:
-            raise ValueError("std must be given when kind is mean")
-        if self.kind is Kind.RATIO:
-            self._refuse_other_than_one("std", _OF_RATIOS)
-            if self.std is None and self.baseline is None:
-                raise ValueError("baseline must be given when kind is ratio and std is left out")
-        if self.kind is Kind.QUANTILE:
-            self._refuse_other_than_one("std", ("quantile", "density"))
-        return self
-
-    def _refuse_other_than_one(self, name: str, others: tuple[str, ...]) -> None:
-        """Refuse both and neither: a deviation, or everything that it follows from."""
-        given = [getattr(self, other) is not None for other in others]
-        if (self.std is None) != all(given) or (self.std is not None and any(given)):
-            raise ValueError(f"give {name}, or all of {', '.join(others)}, when kind is {self.kind}")
-
-    def _is_one_sided(self) -> bool:
-        return self.alternative is not Alternative.TWO_SIDED
-
-    def _any_effect(self) -> float | None:
-        return self.mde_absolute if self.mde_absolute is not None else self.mde_relative
-
     def plan(self) -> Plan:
         """Return the plan with an absolute effect.
 
         Raises:
-            Invalid: the effect leads out of the range of rates.
+            Invalid: fields are missing, contradict each other, or do not belong to the kind.
         """
+        if problems := self._problems():
+            raise Invalid(problems)
         effect = self.mde_absolute
         if self.mde_relative is not None and self.baseline is not None:
             effect = self.mde_relative * self.baseline
         if self.kind.is_rate and effect is not None and self.baseline is not None:
             after = self.baseline + effect
             if not 0 <= after <= 1:
-                field = "mde_absolute" if self.mde_absolute is not None else "mde_relative"
-                raise Invalid.field(field, f"would make the rate {after:g}; it must stay between 0 and 1")
+                raise Invalid.field(self._effect_field, f"would make the rate {after:g}; it must stay between 0 and 1")
         return Plan(
             kind=self.kind,
             baseline=self.baseline,
@@ -159,6 +120,79 @@ class PowerIn(BaseModel):
             ),
             covariate_correlation=self.covariate_correlation,
         )
+
+    @property
+    def _effect(self) -> float | None:
+        return self.mde_absolute if self.mde_absolute is not None else self.mde_relative
+
+    @property
+    def _effect_field(self) -> str:
+        return "mde_relative" if self.mde_relative is not None else "mde_absolute"
+
+    def _problems(self) -> list[FieldProblem]:
+        return [
+            *self._not_two_of_three(),
+            *self._wrong_power(),
+            *self._wrong_baseline(),
+            *self._wrong_effect(),
+            *self._unfit(),
+        ]
+
+    def _not_two_of_three(self) -> list[FieldProblem]:
+        if self.mde_absolute is not None and self.mde_relative is not None:
+            return [{"field": "mde_relative", "detail": "give mde_absolute or mde_relative, not both"}]
+        values = {"n_control": self.n_control, "power": self.power, self._effect_field: self._effect}
+        given = [name for name, value in values.items() if value is not None]
+        if len(given) == 2:
+            return []
+        concerned = given if len(given) > 2 else [name for name in values if name not in given]
+        detail = "give exactly two of n_control, power and mde_absolute or mde_relative; the third is the answer"
+        return [{"field": name, "detail": detail} for name in concerned]
+
+    def _wrong_power(self) -> list[FieldProblem]:
+        if self.power is None or self.power > self.alpha:
+            return []
+        return [{"field": "power", "detail": f"must be more than alpha, which is {self.alpha:g}: no test has less"}]
+
+    def _wrong_baseline(self) -> list[FieldProblem]:
+        if self.kind.is_rate and (self.baseline is None or not 0 <= self.baseline <= 1):
+            return [{"field": "baseline", "detail": f"must be a rate between 0 and 1 when kind is {self.kind}"}]
+        if self.mde_relative is not None and not self.baseline:
+            detail = "must be given and not 0 for a relative effect; or give mde_absolute"
+            return [{"field": "baseline", "detail": detail}]
+        if self.kind is Kind.RATIO and self.std is None and self.baseline is None:
+            return [{"field": "baseline", "detail": "must be given when kind is ratio and std is left out"}]
+        return []
+
+    def _wrong_effect(self) -> list[FieldProblem]:
+        effect, is_one_sided = self._effect, self.alternative is not Alternative.TWO_SIDED
+        if effect == 0:
+            return [{"field": self._effect_field, "detail": "must not be 0: no effect needs no test"}]
+        if effect is not None and (effect < 0) == (self.alternative is Alternative.GREATER) and is_one_sided:
+            detail = f"an effect of this sign is never found by a test whose alternative is {self.alternative}"
+            return [{"field": self._effect_field, "detail": detail}]
+        return []
+
+    def _unfit(self) -> list[FieldProblem]:
+        """Return what does not belong to the kind, and what the kind lacks."""
+        problems: list[FieldProblem] = [
+            {"field": name, "detail": f"belongs to kind {kind} alone; leave it out when kind is {self.kind}"}
+            for kind, fields in ((Kind.RATIO, _OF_RATIOS), (Kind.QUANTILE, _OF_QUANTILES))
+            for name in fields
+            if self.kind is not kind and getattr(self, name) is not None
+        ]
+        if self.kind.is_rate and self.std is not None:
+            detail = f"follows from the baseline when kind is {self.kind}; leave it out"
+            problems.append({"field": "std", "detail": detail})
+        if self.kind is Kind.MEAN and self.std is None:
+            problems.append({"field": "std", "detail": "must be given when kind is mean"})
+        # A deviation, or everything that it follows from: neither both nor neither.
+        others = {Kind.RATIO: _OF_RATIOS, Kind.QUANTILE: ("quantile", "density")}.get(self.kind, ())
+        given = [getattr(self, other) is not None for other in others]
+        if others and ((self.std is None) != all(given) or (self.std is not None and any(given))):
+            detail = f"give std, or all of {', '.join(others)}, when kind is {self.kind}"
+            problems.append({"field": "std", "detail": detail})
+        return problems
 
     def _deviation(self) -> float | None:
         """Return the standard deviation of one user's contribution.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from sqlalchemy.exc import DBAPIError
 
 from app.core.settings import SettingsError
+from app.core.termination import Terminated
 
 _INTERRUPTED = 130
 _DEFAULT_WAIT_S = 120.0
@@ -27,6 +28,8 @@ def exit_code_of(work: Callable[[], int | None], *failures: type[Exception], int
     except known as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
+    except Terminated:
+        return 0
     except KeyboardInterrupt:
         return interrupted
 

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -28,6 +27,7 @@ from app.core.logging import configure_logging
 from app.core.metrics import Metrics
 from app.core.problems import problem_response
 from app.core.settings import Settings, SettingsError
+from app.core.termination import obey_termination
 from app.pipeline.consumer import Consumer
 
 log = structlog.get_logger()
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Bring Kafka's messages to ClickHouse, as one of a group, until told to stop. It serves /health,"
         " /ready and /metrics on HOST:PORT; all settings are environment variables, see .env.example.",
     ).parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Being terminated is as orderly as Ctrl-C.
+    obey_termination()
     try:
         settings = Settings.from_environment()
         brokers = _required("KAFKA_BOOTSTRAP_SERVERS", settings.kafka.bootstrap_servers)

@@ -8,7 +8,6 @@ consumes Kafka, too, and the whole way is there; with a ClickHouse server, `app.
 
 import asyncio
 import os
-import signal
 import sys
 import threading
 import time
@@ -23,6 +22,7 @@ from sqlalchemy import make_url
 from app.core.logging import configure_logging
 from app.core.migrations import migrate
 from app.core.settings import Settings
+from app.core.termination import obey_termination
 from app.embedded.data_folder import DataFolder
 from app.embedded.errors import EmbeddedError
 from app.embedded.postgres import EmbeddedPostgres
@@ -127,7 +127,7 @@ def _source(database_url: str) -> dict[str, Any]:
 
 def main() -> int:
     """Run until told to stop; returns the exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Being terminated is as orderly as Ctrl-C.
+    obey_termination()
 
     def work() -> None:
         settings = Settings.from_environment()

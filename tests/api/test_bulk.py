@@ -101,6 +101,17 @@ def test_bulk__thousand_experiments__are_answered_and_one_more_is_422(client: ht
     expect_problem(client.post("/assignments/bulk", json=body), 422, field="experiment_ids")
 
 
+def test_bulk__some_user_ids_that_can_be_none__names_them_all_and_assigns_nobody(client: httpx.Client) -> None:
+    experiment = make_experiment(client)
+    users = ["good", "", "a\nb", "fine", "x" * 257, 7]
+    body = {"experiment": experiment["key"], "user_ids": users}
+
+    problem = expect_problem(client.post("/assignments/bulk", json=body), 422)
+
+    assert [error["field"] for error in problem["errors"]] == [f"user_ids.{index}" for index in (1, 2, 4, 5)]
+    assert walk(client, f"/experiments/{experiment['id']}/assignments") == []
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.conftest import MakeClient
-from tests.factories import event_body, expect_problem, experiment_body, make_experiment, unique
+from tests.factories import Json, event_body, expect_problem, experiment_body, make_experiment, unique
 from tests.service_process import ServiceProcess
 
 _BODY_ROUTES = [
@@ -162,14 +162,21 @@ def test_body__number_that_is_not_finite__says_so(client: httpx.Client, path: st
         ),
         ("/metrics", {"kind": "sum", "name": "_"}, "name"),
         ("/metrics", {"kind": "sum", "unit": "_"}, "unit"),
+        ("/metrics", {"kind": "sum", "event_type": "_"}, "event_type"),
+        ("/metrics", {"kind": "sum", "event_types": ["buy", "_"]}, "event_types.1"),
+        ("/metrics", {"kind": "funnel", "steps": [{"event_type": "a"}, {"event_type": "_"}]}, "steps.1.event_type"),
+        ("/metrics", {"kind": "ratio", "denominator": {"event_type": "_"}}, "denominator.event_type"),
         ("/tokens", {"name": "_", "scopes": ["events"]}, "name"),
         ("/projects", {"name": "_"}, "name"),
+        ("/events", {"event_type": "_"}, "event_type"),
     ],
 )
 def test_text__of_blanks_alone__is_422(
     client: httpx.Client, path: str, fields: dict[str, Any], field: str, blank: str
 ) -> None:
-    body = experiment_body() if path == "/experiments" else {} if path == "/tokens" else {"key": unique("blank")}
+    body = {"/experiments": experiment_body(), "/tokens": {}, "/events": {"user_id": " "}}.get(
+        path, {"key": unique("blank")}
+    )
     filled = json.loads(json.dumps({**body, **fields}).replace('"_"', json.dumps(blank)))
     problem = expect_problem(client.post(path, json=filled), 422, field=field)
     assert problem["errors"] == [{"field": field, "detail": "must not be blank; give at least one visible character"}]
@@ -308,3 +315,91 @@ def test_query__of_a_path_that_takes_none__says_so(client: httpx.Client) -> None
     path = f"/experiments/{experiment['id']}/results/00000000-0000-0000-0000-000000000000"
     problem = expect_problem(client.get(path, params={"x": 1}), 422, field="x")
     assert "this path takes none" in problem["errors"][0]["detail"]
+
+
+_NO_REFERENCES = [
+    *("0", "01", "007", "+1", "-1", "1.0", "1e0", "0x1", "%201", "1%20", "1%0A", "%D9%A1", "%EF%BC%91", "1_0"),
+    *("9" * 19, "9" * 30, "9" * 31, "A", "a.b", "-a", "a" * 65, "%00", "..%2F1", "%F0%9F%98%80"),
+]
+
+
+@pytest.mark.parametrize("reference", _NO_REFERENCES)
+def test_reference__that_nothing_can_have__is_404_on_every_path(client: httpx.Client, reference: str) -> None:
+    """Experiment 1 and metric 1 are not there under other spellings of 1."""
+    for path in ("", "/assignment/u", "/assignment/u?enroll=1", "/assignments", "/results", "/plan", "/calibrations"):
+        problem = expect_problem(client.get(f"/experiments/{reference}{path}"), 404)
+        # A slash makes it another path, which is not there either.
+        assert problem["type"].endswith("experiment-not-found") or "%2F" in reference
+    for path in ("start", "query/explain", "calibrations"):
+        body: Json | None = None if path == "start" else {}
+        expect_problem(client.post(f"/experiments/{reference}/{path}", json=body), 404)
+    expect_problem(client.put(f"/experiments/{reference}/overrides/u", json={"variant": "v0"}), 404)
+    expect_problem(client.get(f"/metrics/{reference}"), 404)
+    expect_problem(client.patch(f"/metrics/{reference}", json={"name": "n"}), 404)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field", "detail"),
+    [
+        ("/experiments", {"status": "Running"}, "status", "must be draft or running; the other states are reached"),
+        ("/experiments", {"status": "paused"}, "status", "must be draft or running; the other states are reached"),
+        ("/experiments", [], "body", "must be an object"),
+        ("/experiments", {"plan": 7}, "plan", "must be an object"),
+        ("/experiments", {"variants": []}, "variants", "must have at least 2 items, not 0"),
+        ("/experiments", {"ends_at": "2026-01-31T12:00:00"}, "ends_at", "must have an offset, as in 2026-01-31T12:00"),
+        ("/tokens", {}, "scopes", "is required"),
+        (
+            "/assignments/bulk",
+            {"user_id": "u", "experiment_ids": ["e"] * 1001},
+            "experiment_ids",
+            "at most 1000 items, not",
+        ),
+        (
+            "/assignments/bulk",
+            {"user_id": "u", "experiment_ids": ["e" * 201]},
+            "experiment_ids.0",
+            "200 characters, not",
+        ),
+        ("/power", {"baseline": 0.1, "mde_relative": 0.1}, "power", "give exactly two of n_control, power and mde_"),
+        ("/power", {"baseline": 0.1, "power": 0.01, "n_control": 9}, "power", "more than alpha"),
+        ("/power", {"kind": "mean", "power": 0.8, "n_control": 9}, "std", "must be given when kind is mean"),
+    ],
+)
+def test_body__wrong_in_a_field__names_it_in_the_callers_words(
+    client: httpx.Client, path: str, body: Any, field: str, detail: str
+) -> None:
+    problem = expect_problem(client.post(path, json=body), 422, field=field)
+    assert detail in next(error["detail"] for error in problem["errors"] if error["field"] == field)
+
+
+def test_batch__row_that_is_no_object__is_named_in_the_callers_words(client: httpx.Client) -> None:
+    (error,) = client.post("/events/batch", json={"events": [7]}).json()["errors"]
+    assert error == {"index": 0, "code": "INVALID_FIELD", "detail": "body: must be an object"}
+
+
+def test_query__mean_of_a_prior_without_its_deviation__is_refused(client: httpx.Client, key: str) -> None:
+    path = f"/experiments/{key}/results"
+    problem = expect_problem(client.get(f"{path}?prior_lift_mean=0.1"), 422, field="prior_lift_mean")
+    assert "prior_lift_std" in problem["detail"]
+    assert client.get(f"{path}?prior_lift_mean=0.1&prior_lift_std=0.2").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/experiments/{e}/pause", "/experiments/{e}/archive", "/experiments/none/start"])
+@pytest.mark.parametrize(
+    ("content", "field"),
+    [('{"reason": "holidays"}', "reason"), ("[1]", "body"), ("x=1", "body"), ('"\\ud800"', "body"), ("7", "body")],
+)
+def test_body__where_none_is_taken__is_refused(
+    client: httpx.Client, key: str, path: str, content: str, field: str
+) -> None:
+    problem = expect_problem(client.post(path.format(e=key), content=content), 422, field=field)
+    assert "this path takes no body; remove it" in problem["detail"]
+
+
+@pytest.mark.parametrize("content", ["", " ", "{}", "null"])
+def test_body__that_says_nothing_where_none_is_taken__is_let_through(client: httpx.Client, content: str) -> None:
+    experiment = make_experiment(client)
+    paused = client.post(f"/experiments/{experiment['id']}/pause", content=content, headers=_json())
+    assert (paused.status_code, paused.json()["status"]) == (200, "paused")
+    removed = client.request("DELETE", f"/experiments/{experiment['id']}", content=content, headers=_json())
+    expect_problem(removed, 409)

@@ -11,6 +11,8 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.conftest import MakeClient
 from tests.factories import Json, ask, assignment_path, make_experiment, unique
@@ -257,6 +259,9 @@ _EVENTS: dict[str, Json] = {
     "naive": {"timestamp": "2026-01-01T00:00:00"},
     "large properties": {"properties": {"a": "x" * 20_000}},
     "type empty": {"event_type": ""},
+    "type blank": {"event_type": " \u2003"},
+    "type invisible": {"event_type": "\u200b"},
+    "type between blanks": {"event_type": " x "},
     "unknown field": {"x": 1},
     "id malformed": {"event_id": "7"},
 }
@@ -282,6 +287,26 @@ def test_lane__events__are_answered_as_the_route_does(
     )
     assert plain.content.replace(ids[0].encode(), b"") == other.content.replace(ids[1].encode(), b"")
     assert _seen(plain)[0::2] == _seen(other)[0::2]
+
+
+_TEXTS = st.text(st.sampled_from("aé \u00a0\u200b\u2800\u3164\n\x7f\ud800😀"), max_size=4)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(event_type=_TEXTS, user_id=_TEXTS)
+def test_lane__events_of_odd_texts__are_answered_as_the_route_and_a_batch_do(
+    client: httpx.Client, event_type: str, user_id: str
+) -> None:
+    event = {"user_id": user_id, "event_type": event_type}
+    body = json.dumps(event).encode()
+    plain, other = (send(client, "/events", body) for send in (_as("application/json"), _OTHER_FORMS["charset"]))
+    batch = _as("application/json")(client, "/events/batch", json.dumps({"events": [event]}).encode()).json()
+
+    assert plain.status_code == other.status_code
+    assert batch["accepted"] == (plain.status_code == 201)
+    if plain.status_code != 201:
+        _expect_alike(plain, other)
+        assert batch["errors"] == [{"index": 0, "code": "INVALID_FIELD", "detail": plain.json()["detail"]}]
 
 
 def test_lane__body_past_its_limit__is_answered_as_the_route_does(client: httpx.Client) -> None:

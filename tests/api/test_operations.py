@@ -33,6 +33,7 @@ _CONTRACT = {
     "/experiments/{experiment}/report": {"get"},
     "/experiments/{experiment}/calibrations": {"post", "get"},
     "/experiments/{experiment}/calibrations/{calibration_id}": {"get"},
+    "/experiments/{experiment}/calibrations/{calibration_id}/cancel": {"post"},
     "/experiments/{experiment}/export": {"get"},
     "/power": {"post"},
     "/tokens": {"post", "get"},

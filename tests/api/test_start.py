@@ -147,8 +147,8 @@ def test_start__stopped_and_started_again__is_quick_leaves_nothing_and_answers_t
     finally:
         second.end()
 
+    assert (first.process.returncode, second.process.returncode) == (0, INTERRUPTED), first.said() + second.said()
     for service in (first, second):
-        assert service.process.returncode in {0, INTERRUPTED}, service.said()
         assert service.left_behind() == []
         assert service.said().splitlines()[-2:] == ["stopping", "stopped"]
         assert "Traceback" not in service.said()
@@ -160,15 +160,22 @@ def test_start__stopped_and_started_again__is_quick_leaves_nothing_and_answers_t
     assert min(seconds_to_terminate, seconds_to_interrupt) < STOP_WITHIN_S * crowd
 
 
-def test_start__interrupted_before_it_is_ready__ends_without_a_trace(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stop", "expected"),
+    [(ServiceProcess.interrupt, INTERRUPTED), (ServiceProcess.terminate, 0)],
+    ids=["interrupted", "terminated"],
+)
+def test_start__stopped_before_it_is_ready__ends_without_a_trace(
+    tmp_path: Path, stop: Callable[[ServiceProcess], int], expected: int
+) -> None:
     service = ServiceProcess(tmp_path / "data")
     try:
         wait_until(lambda: "starting PostgreSQL" in service.said(), "PostgreSQL is being started")
-        code = service.interrupt()
+        code = stop(service)
     finally:
         service.end()
 
-    assert code == INTERRUPTED
+    assert code == expected, service.said()
     assert service.left_behind() == []
     assert "Traceback" not in service.said()
 

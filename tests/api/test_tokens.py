@@ -26,8 +26,8 @@ _OPERATIONS = {
     "assignments": "get ~/assignment/{user_id}, post /assignments, post /assignments/bulk",
     "events": "post /events, post /events/batch",
     "results": "get ~/assignments, get ~/results, get ~/results/{answer_id}, get ~/diagnosis, post ~/query/explain,"
-    " get ~/report, post ~/calibrations, get ~/calibrations, get ~/calibrations/{calibration_id}, get ~/export,"
-    " post /power",
+    " get ~/report, post ~/calibrations, get ~/calibrations, get ~/calibrations/{calibration_id},"
+    " post ~/calibrations/{calibration_id}/cancel, get ~/export, post /power",
     "admin": "post /tokens, get /tokens, delete /tokens/{token_id}, post /projects, get /projects, get /audit,"
     " get /audit/verify, get /system/pipeline",
 }

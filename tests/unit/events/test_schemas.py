@@ -26,8 +26,18 @@ def _code(**fields: object) -> RowCode:
 
 @given(_texts, _texts)
 def test_event__any_text_within_its_length__is_taken_as_it_is(user_id: str, event_type: str) -> None:
-    event = _event(user_id=user_id[:256], event_type=event_type[:100])
-    assert (event.user_id, event.event_type) == (user_id[:256], event_type[:100])
+    # A user may have a blank id; what somebody chooses from a list has to be seen.
+    event = _event(user_id=user_id[:256], event_type=f"{event_type[:99]}x")
+    assert (event.user_id, event.event_type) == (user_id[:256], f"{event_type[:99]}x")
+
+
+@given(st.text(st.sampled_from(" \u00a0\u2003\u200b\u2028\u2800\u3164"), min_size=1, max_size=100))
+def test_event_type__of_blanks_alone__is_refused_by_name(event_type: str) -> None:
+    (error,) = valid_rows(EventIn, [{"user_id": "u", "event_type": event_type}])[1]
+    assert (error.code, error.detail) == (
+        RowCode.INVALID_FIELD,
+        "event_type: must not be blank; give at least one visible character",
+    )
 
 
 @given(st.floats() | st.integers())

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from statsmodels.stats.power import NormalIndPower
 
-from app.power.planning import Answer, complete
+from app.core.errors import Invalid
+from app.power.planning import Answer, Kind, complete
 from app.power.schemas import PowerIn, PowerOut
 
 
@@ -95,26 +96,45 @@ def test_complete__effect_then_power__leads_back(
 
 
 @pytest.mark.parametrize(
-    ("fields", "word"),
+    ("fields", "field", "words"),
     [
-        ({"kind": "mean", "baseline": 5.0}, "std"),
-        ({"kind": "ratio", "std": 1.0, "numerator_std": 2.0}, "give std, or all of"),
-        ({**_RATIO, "correlation": None}, "give std, or all of"),
-        ({**_RATIO, "std": 1.0}, "give std, or all of"),
-        ({**_RATIO, "baseline": None}, "baseline"),
-        ({"kind": "quantile", "quantile": 0.9}, "give std, or all of"),
-        ({"kind": "quantile"}, "give std, or all of"),
-        ({"kind": "mean", "std": 1.0, "density": 0.1}, "density belongs to kind quantile alone"),
-        ({"baseline": 0.1, "correlation": 0.1}, "correlation belongs to kind ratio alone"),
-        ({"kind": "retention", "baseline": 1.5}, "rate"),
-        ({"kind": "mean", "std": 1.0, "covariate_correlation": 1.0}, "covariate_correlation"),
+        ({"kind": "mean", "baseline": 5.0}, "std", "must be given when kind is mean"),
+        ({"kind": "ratio", "std": 1.0, "numerator_std": 2.0}, "std", "give std, or all of"),
+        ({**_RATIO, "correlation": None}, "std", "give std, or all of"),
+        ({**_RATIO, "std": 1.0}, "std", "give std, or all of"),
+        ({**_RATIO, "baseline": None}, "baseline", "must be given when kind is ratio"),
+        ({"kind": "quantile", "quantile": 0.9}, "std", "give std, or all of"),
+        ({"kind": "quantile"}, "std", "give std, or all of"),
+        ({"kind": "mean", "std": 1.0, "density": 0.1}, "density", "belongs to kind quantile alone"),
+        ({"baseline": 0.1, "correlation": 0.1}, "correlation", "belongs to kind ratio alone"),
+        ({"baseline": 0.1, "std": 0.3}, "std", "leave it out"),
+        ({"kind": "retention", "baseline": 1.5}, "baseline", "rate"),
+        ({"kind": "retention"}, "baseline", "rate"),
+        ({"kind": "mean", "std": 1.0, "mde_relative": 0.1, "power": None}, "baseline", "or give mde_absolute"),
+        ({"baseline": 0.1, "mde_relative": 0.1}, "power", "exactly two"),
+        ({"baseline": 0.1, "power": None}, "mde_absolute", "exactly two"),
+        ({"baseline": 0.1, "power": None, "mde_relative": 0.1, "mde_absolute": 0.1}, "mde_relative", "not both"),
+        ({"baseline": 0.1, "power": None, "mde_relative": 0.0}, "mde_relative", "must not be 0"),
+        ({"baseline": 0.1, "power": None, "mde_absolute": -0.1, "alternative": "greater"}, "mde_absolute", "sign"),
+        ({"baseline": 0.1, "power": None, "mde_absolute": 0.95}, "mde_absolute", "between 0 and 1"),
+        ({"baseline": 0.1, "power": 0.05}, "power", "more than alpha, which is 0.05"),
     ],
 )
-def test_power_in__what_the_kind_does_not_fit__is_refused_in_words(fields: dict[str, Any], word: str) -> None:
-    with pytest.raises(ValidationError) as refused:
-        PowerIn(n_control=1000, power=0.8, **fields)
+def test_power_in__what_does_not_fit__is_refused_by_field_in_words(
+    fields: dict[str, Any], field: str, words: str
+) -> None:
+    with pytest.raises(Invalid) as refused:
+        PowerIn(**{"n_control": 1000, "power": 0.8, **fields}).plan()
 
-    assert word in str(refused.value)
+    errors: Any = refused.value.extensions["errors"]
+    assert field in {error["field"] for error in errors}
+    assert words in next(error["detail"] for error in errors if error["field"] == field)
+
+
+@pytest.mark.parametrize("fields", [{"covariate_correlation": 1.0}, {"n_control": 100.5}])
+def test_power_in__value_that_cannot_be__is_refused_by_its_shape(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(fields))):
+        PowerIn(**{"n_control": 1000, "power": 0.8, "kind": Kind.MEAN, "std": 1.0, **fields})
 
 
 def test_power_out__ratio__shows_the_deviation_that_was_planned_with() -> None:
