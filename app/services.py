@@ -148,7 +148,13 @@ async def build_services(resources: Resources, settings: Settings) -> Services:
         events=EventService(database=database, registry=registry, metrics=metrics),
         pipeline=pipeline,
         results=results,
-        exports=ExportService(database=database, registry=registry, results=results),
+        exports=ExportService(
+            database=database,
+            clickhouse=resources.clickhouse,
+            registry=registry,
+            watermark=pipeline.watermark,
+            results=results,
+        ),
         explain=ExplainService(
             database=database,
             clickhouse=resources.clickhouse,

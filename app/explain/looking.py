@@ -5,31 +5,31 @@ from dataclasses import replace
 from datetime import datetime
 
 from app.explain.statements import Known, Ranks
-from app.measurement.plan import Plan, compiled
+from app.measurement.plan import Finer, Plan, compiled
 from app.measurement.stores import bounding_ranks
 from app.measurement.values import ArmMeasured, Measured
-from app.metrics.values import Kind
 from app.results.measuring import days_of
 from app.results.observed import MISSING, PLACES, REST
 from app.results.values import Observations, Question, Segment, Wanted
 
 
 def is_needed(wanted: Wanted) -> bool:
-    """Tell whether queries follow from what a store has: from its days, or from the numbers of its values."""
-    return bool(wanted.most_days or _quantiles(wanted).recipes)
+    """Tell whether queries follow from what a store has: from its days, the numbers of its values, or their sizes."""
+    return bool(wanted.most_days or _looked_at(wanted).recipes)
 
 
 def looked_for(question: Question, wanted: Wanted) -> tuple[Question, Wanted]:
     """Return what to observe of a store, and to measure in it; no more than is needed."""
-    quantiles = _quantiles(wanted)
+    needed = _looked_at(wanted)
     return (
         replace(
             question,
             metrics=(),
             with_series=wanted.most_days > 0,
-            breakdown=question.breakdown if quantiles.recipes else None,
+            breakdown=question.breakdown if needed.recipes else None,
+            cohorts=question.cohorts if needed.recipes else None,
         ),
-        quantiles,
+        needed,
     )
 
 
@@ -38,17 +38,34 @@ def known_from(question: Question, wanted: Wanted, seen: Observations, until: da
 
     seen: what `looked_for` has found. until: the moment up to which it is complete.
     """
-    plan = compiled(wanted.recipes)
-    plan = plan.only(measure.index for measure in plan.measures if measure.quantile is not None)
+    whole = compiled(wanted.recipes)
+    quantiles = whole.only(measure.index for measure in whole.measures if measure.quantile is not None)
+    refinable = whole.only(measure.index for measure in whole.measures if measure.refinable)
     return Known(
         days=days_of(seen, question, wanted, until),
-        ranks=_ranks(plan, Measured(seen.measured), question),
-        ranks_by_segment=_ranks(plan, _in_cells(plan, seen.segments), question),
+        ranks=_ranks(quantiles, Measured(seen.measured), question),
+        ranks_by_segment=_ranks(quantiles, _in_cells(quantiles, seen.segments), question),
+        finer=_finer(refinable, Measured(seen.measured)),
+        finer_by_segment=_finer(refinable, _in_cells(refinable, seen.segments)),
     )
 
 
-def _quantiles(wanted: Wanted) -> Wanted:
-    return Wanted(recipes={key: recipe for key, recipe in wanted.recipes.items() if recipe.kind is Kind.QUANTILE})
+def _looked_at(wanted: Wanted) -> Wanted:
+    """Return the quantiles, and by the same days what may have been measured in finer units."""
+    measures = compiled(wanted.recipes).measures
+    keys = [measure.key for measure in measures if measure.quantile is not None or measure.refinable]
+    most_days = wanted.most_days if any(measure.refinable for measure in measures) else 0
+    return Wanted(recipes={key: wanted.recipes[key] for key in keys}, most_days=most_days)
+
+
+def _finer(plan: Plan, seen: Measured) -> Finer:
+    """Return the units in which a store came to measure, which are those of all arms."""
+    found: dict[tuple[int, str], int] = {}
+    for measure in plan.measures:
+        for arm in seen.metrics.get(measure.key, {}).values():
+            bits = {"x": arm.finer, "z": arm.covariate_finer}
+            found |= {(measure.index, side): bits[side] for side in bits if bits[side]}
+    return found
 
 
 def _ranks(plan: Plan, seen: Measured, question: Question) -> Ranks:
@@ -59,7 +76,8 @@ def _in_cells(plan: Plan, segments: Sequence[Segment]) -> Measured:
     """Put the variants of all segments side by side again, as the query by segment has them."""
     found: dict[str, dict[int, ArmMeasured]] = {measure.key: {} for measure in plan.measures}
     for place, segment in _placed(segments):
-        for key, arms in segment.observations.measured.items():
+        for key in found:
+            arms = segment.observations.measured.get(key, {})
             found[key] |= {variant_id * PLACES + place: arm for variant_id, arm in arms.items()}
     return Measured(found)
 
@@ -69,4 +87,5 @@ def _placed(segments: Sequence[Segment]) -> Iterator[tuple[int, Segment]]:
         if segment.is_rest:
             yield REST, segment
         else:
-            yield (MISSING if segment.value is None else place), segment
+            is_missing = segment.value is None and segment.since is None
+            yield (MISSING if is_missing else place), segment

@@ -1,6 +1,6 @@
 """How the rows of a statement are read, and what stands against it, in words. No I/O."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 from app.explain.values import Statement
@@ -41,7 +41,9 @@ _ENTRIES_AND_ARMS = (
 )
 _SUMS = (
     "Sums of values are whole multiples of 2 to the power of minus `exponent`: `total` in these units over the exposed"
-    " users is `value_per_user`, over `valued` it is `avg_value`."
+    " users is `value_per_user`, over `valued` it is `avg_value`. The unit suits the largest value of all arms. Where it is"
+    " too large for the values of one of them, an answer has both metrics measured like stored ones, in finer units;"
+    " explain it with `effect_over_time`, and you see these queries."
 )
 _P95 = "Rows of kind `p95` are the one or two values around the 95th percentile, by `position`."
 _OTHERS = (
@@ -66,6 +68,10 @@ _EXPONENTS = (
     " `exponent` (position 0: numerator, 1: denominator, 2: covariate), in ClickHouse `x<number>_exponent`,"
     " `y<number>_exponent`, `z<number>_exponent`."
 )
+_FINER = (
+    "One value is so far beyond all that their limit leaves that these metrics are measured in finer units, by a query"
+    " of their own: {keys}."
+)
 _QUANTILES = (
     "A quantile lies between the rows `neighbour` (ClickHouse: `q<number>_low`, `q<number>_high`); rows `clusters` say"
     " how the values lie by user (ClickHouse: `q<number>_users` and on), from which the ranks of its bounds follow."
@@ -83,10 +89,17 @@ DUPLICATES = (
     "`duplicates`: `dropped` is `duplicates_dropped`, which is null where it `lacks` the counts of a part of that time;"
     " ClickHouse has none."
 )
-CELLS = (
+_CELLS = (
     f"By segment, `variant_id` is a cell: {PLACES} times the variant's id plus the place of the value. Rows of kind"
     f" `segment` name the value (`label`) of each place (`variant_id`); place {MISSING} are users without a value,"
-    f" {REST} those of all other values. Segments as strata (`poststratified`) need no more than these sums."
+    f" {REST} those of all other values. Segments as strata (`poststratified`) and whether they differ (`homogeneity`)"
+    " need no more than these sums."
+)
+_COHORT_CELLS = (
+    f"By segment, `variant_id` is a cell: {PLACES} times the variant's id plus the place of the cohort. Rows of kind"
+    " `cohort` say where the cohort of each place (`variant_id`) begins: `bucket_us`, in microseconds since 1970; place"
+    f" {REST} are users of all days before these. Cohorts as strata (`poststratified`) and whether they differ"
+    " (`homogeneity`) need no more than these sums."
 )
 
 
@@ -125,6 +138,11 @@ def on_measured(recipes: Mapping[str, Recipe], names: Sequence[str], *, with_eve
     ]
 
 
+def on_cells(question: Question) -> str:
+    """Say how the rows about parts of the users are read."""
+    return _CELLS if question.cohorts is None else _COHORT_CELLS
+
+
 def on_days(days: Mapping[str, Days | None]) -> list[str]:
     """Say which days a series has, by the store's name."""
     return [
@@ -132,6 +150,15 @@ def on_days(days: Mapping[str, Days | None]) -> list[str]:
         for store, found in days.items()
         if found is not None
     ]
+
+
+def on_finer(recipes: Mapping[str, Recipe], indexes: Collection[int]) -> list[str]:
+    """Say which metrics are measured in finer units.
+
+    indexes: of these in the plan; none: there is nothing to say.
+    """
+    keys = [measure.key for measure in compiled(recipes).measures if measure.index in indexes]
+    return [_FINER.format(keys=", ".join(keys))] if keys else []
 
 
 def on_bounds(confidence_level: float) -> str:

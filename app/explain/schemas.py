@@ -2,9 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StringConstraints
 
 from app.core.errors import Invalid
+from app.core.lists import AT_LEAST_ONE, refuse_empty
 from app.core.names import Key
 from app.core.text import refuse_control_characters
 from app.events.schemas import EventType
@@ -18,8 +19,8 @@ from app.results.limits import (
     MOST_EVENT_TYPES,
     MOST_METRICS,
 )
-from app.results.parameters import AttributeName, DateOrMoment
-from app.results.values import ContextFilter, Granularity, Question, SourceChoice
+from app.results.parameters import AttributeName, DateOrMoment, refuse_two_divisions
+from app.results.values import CohortWidth, ContextFilter, Granularity, Question, SourceChoice
 
 _ContextValue = Annotated[
     str, StringConstraints(max_length=LONGEST_CONTEXT_VALUE), AfterValidator(refuse_control_characters)
@@ -34,26 +35,32 @@ class ExplainIn(BaseModel):
         json_schema_extra={"examples": [{"metrics": ["conversion_rate"], "event_type": ["purchase"]}]},
     )
 
-    metrics: Annotated[list[Key], Field(max_length=MOST_METRICS)] = Field(
-        default=[], description="Built-in metrics, keys of stored ones, or `attached`; left out: those of results."
+    metrics: Annotated[list[Key], Field(max_length=MOST_METRICS), AT_LEAST_ONE, AfterValidator(refuse_empty)] = Field(
+        default_factory=list,
+        description="Built-in metrics, keys of stored ones, or `attached`; left out: those of results.",
     )
-    event_type: Annotated[list[EventType], Field(max_length=MOST_EVENT_TYPES)] = Field(
-        default=[], description="Their union; left out: all. Stored metrics have types of their own."
-    )
+    event_type: Annotated[
+        list[EventType], Field(max_length=MOST_EVENT_TYPES), AT_LEAST_ONE, AfterValidator(refuse_empty)
+    ] = Field(default_factory=list, description="Their union; left out: all. Stored metrics have types of their own.")
     start_date: DateOrMoment | None = None
     end_date: DateOrMoment | None = None
     granularity: Granularity = Granularity.DAY
     confidence_level: Annotated[float, Field(ge=LEAST_CONFIDENCE_LEVEL, le=MOST_CONFIDENCE_LEVEL, strict=True)] = Field(
         default=95.0, description="Percent; the ranks that bound a quantile depend on it."
     )
-    include_overrides: bool = False
+    include_overrides: StrictBool = False
     context: Annotated[dict[AttributeName, _ContextValue], Field(max_length=MOST_CONTEXT_FILTERS)] = Field(
         default={}, description="As `context.<name>=<value>` of results."
     )
     breakdown: AttributeName | None = Field(
         default=None, description="A name in the users' stored context: the queries by its values as well."
     )
-    effect_over_time: bool | None = Field(default=None, description="Whether built-in metrics are followed by day.")
+    cohorts: CohortWidth | None = Field(
+        default=None, description="The queries by the day or week of the first exposure as well; without `breakdown`."
+    )
+    effect_over_time: StrictBool | None = Field(
+        default=None, description="Whether built-in metrics are followed by day."
+    )
     cuped_days: CovariateDays | None = Field(
         default=None, description="Of built-in metrics; stored ones say it themselves."
     )
@@ -63,10 +70,11 @@ class ExplainIn(BaseModel):
         """Return the question.
 
         Raises:
-            Invalid: the dates are in the wrong order.
+            Invalid: the dates are in the wrong order, or users are to be divided twice.
         """
         if self.start_date is not None and self.end_date is not None and self.end_date <= self.start_date:
             raise Invalid.field("end_date", "must be after start_date")
+        refuse_two_divisions(self.breakdown, self.cohorts)
         return Question(
             event_types=tuple(dict.fromkeys(self.event_type)),
             start=self.start_date,
@@ -78,6 +86,7 @@ class ExplainIn(BaseModel):
             source=self.source,
             context=tuple(ContextFilter(name, value) for name, value in self.context.items()),
             breakdown=self.breakdown,
+            cohorts=self.cohorts,
             effect_over_time=self.effect_over_time,
             cuped_days=self.cuped_days,
         )
@@ -89,7 +98,7 @@ class QueryOut(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     part: Annotated[Part, Field(description="What it finds; `notes` say how its rows are read.")]
-    by_segment: Annotated[bool, Field(description="Of the cells of variant and value of `breakdown`.")]
+    by_segment: Annotated[bool, Field(description="Of the cells of variant and value of `breakdown`, or cohort.")]
     metrics: Annotated[list[str], Field(description="Those whose numbers it finds.")]
     sql: str
 

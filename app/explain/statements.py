@@ -1,8 +1,8 @@
 """The queries by which results are computed, as text to paste. Plain functions, no I/O.
 
 An answer is made of one query for what is observed and one for what recipes measure; quantiles need another, whose
-ranks follow from what that one counts; and a breakdown has the same again by cells of variant and value. Of dropped
-duplicates PostgreSQL alone knows.
+ranks follow from what that one counts, and metrics with a limit beside absurd values one in finer units. Where the
+users are divided there is the same again by cells of variant and part. Of dropped duplicates PostgreSQL alone knows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from app.explain.literals import (
 )
 from app.explain.values import Part, Query, Statement
 from app.measurement import cold_statement, hot_statement, hot_values
-from app.measurement.plan import Plan, compiled
+from app.measurement.plan import Finer, Plan, compiled
 from app.measurement.stores import SETTINGS as MEASURING_SETTINGS
 from app.measurement.values import Days, Exposed
 from app.results import cold, duplicates, hot
@@ -47,11 +47,18 @@ Ranks: TypeAlias = Mapping[tuple[int, int], tuple[int, int]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """What queries follow from that a store has to be looked at for: the days of series, and the ranks of bounds."""
+    """What queries follow from that a store has to be looked at for: days of series, ranks of bounds, finer units."""
 
     days: Days | None = None
     ranks: Ranks = field(default_factory=dict)
     ranks_by_segment: Ranks = field(default_factory=dict)
+    finer: Finer = field(default_factory=dict)
+    finer_by_segment: Finer = field(default_factory=dict)
+
+    @property
+    def in_finer_units(self) -> frozenset[int]:
+        """The metrics, by their index, that have a query of their own."""
+        return frozenset(index for index, _ in (*self.finer, *self.finer_by_segment))
 
 
 NOTHING_KNOWN = Known()
@@ -66,7 +73,7 @@ def in_postgres(
     """
     made = settings_for_postgres(_POSTGRES_SETTINGS)
     bare = [
-        *_queries(_Postgres(subject, compiled(wanted.recipes)), question, wanted, known),
+        *_queries(_Postgres(subject, compiled(wanted.recipes)), question, known),
         _headed(Part.DUPLICATES, (), for_postgres(*duplicates.statement_for(subject, question)), by_segment=False),
     ]
     return Statement(
@@ -88,7 +95,7 @@ def in_clickhouse(
     question, wanted: as of `in_postgres`.
     """
     store = _ClickHouse(subject, compiled(wanted.recipes), watermark)
-    queries = tuple(_queries(store, question, wanted, known))
+    queries = tuple(_queries(store, question, known))
     used = [cold.SETTINGS, *([MEASURING_SETTINGS] if wanted.recipes else [])]
     made = dict(chain.from_iterable(one.items() for one in used))
     return Statement(
@@ -99,30 +106,37 @@ def in_clickhouse(
 
 
 class _Store(Protocol):
-    """Writes the queries of a store; in a question with a breakdown, those by cells."""
+    """Writes the queries of a store; where the question divides the users, those by cells."""
 
     @property
     def plan(self) -> Plan: ...
     def observed(self, question: Question) -> str: ...
-    def measured(self, question: Question, days: Days | None) -> str: ...
+    def measured(self, plan: Plan, question: Question, days: Days | None) -> str: ...
     def bounds(self, question: Question, ranks: Ranks) -> str: ...
 
 
-def _queries(store: _Store, question: Question, wanted: Wanted, known: Known) -> Iterator[Query]:
+def _queries(store: _Store, question: Question, known: Known) -> Iterator[Query]:
     """Write the queries in the order in which results run them."""
-    plain = replace(question, breakdown=None)
-    views = [(plain, known.days, known.ranks)]
-    if question.breakdown is not None:
-        views.append((replace(question, with_series=False), None, known.ranks_by_segment))
-    for view, days, ranks in views:
-        by_segment = view.breakdown is not None
+    views = [(question.undivided, known.days, known.ranks, known.finer)]
+    if question.is_divided:
+        views.append((replace(question, with_series=False), None, known.ranks_by_segment, known.finer_by_segment))
+    for view, days, ranks, finer in views:
+        by_segment = view.is_divided
         yield _headed(Part.OBSERVED, view.metrics, store.observed(view), by_segment=by_segment)
-        if wanted.recipes:
-            yield _headed(Part.MEASURED, tuple(wanted.recipes), store.measured(view, days), by_segment=by_segment)
+        for plan in _in_units(store.plan, finer):
+            keys = tuple(measure.key for measure in plan.measures)
+            yield _headed(Part.MEASURED, keys, store.measured(plan, view, days), by_segment=by_segment)
         if ranks:
             bounded = {index for index, _ in ranks}
             keys = tuple(measure.key for measure in store.plan.measures if measure.index in bounded)
             yield _headed(Part.BOUNDS, keys, store.bounds(view, ranks), by_segment=by_segment)
+
+
+def _in_units(plan: Plan, finer: Finer) -> Iterator[Plan]:
+    """Yield the plan without the metrics that need finer units, and that of these; each as far as there are any."""
+    refined = {index for index, _ in finer}
+    ordinary = plan.only(measure.index for measure in plan.measures if measure.index not in refined)
+    yield from (some for some in (ordinary, plan.refined(finer)) if some.measures)
 
 
 def _headed(part: Part, metrics: Sequence[str], text: str, *, by_segment: bool) -> Query:
@@ -140,9 +154,9 @@ class _Postgres:
     def observed(self, question: Question) -> str:
         return for_postgres(*hot.statement_for(self.subject, question, most_slots=MOST_SLOTS))
 
-    def measured(self, question: Question, days: Days | None) -> str:
+    def measured(self, plan: Plan, question: Question, days: Days | None) -> str:
         asked = asked_of(self.subject, question, days)
-        return for_postgres(*hot_statement.measuring(self.plan, asked, self._exposed(question)))
+        return for_postgres(*hot_statement.measuring(plan, asked, self._exposed(question)))
 
     def bounds(self, question: Question, ranks: Ranks) -> str:
         asked = asked_of(self.subject, question)
@@ -164,9 +178,9 @@ class _ClickHouse:
         )
         return self._written(sql, parameters, cold.SETTINGS)
 
-    def measured(self, question: Question, days: Days | None) -> str:
+    def measured(self, plan: Plan, question: Question, days: Days | None) -> str:
         asked = asked_of(self.subject, question, days)
-        sql, parameters = cold_statement.measuring(self.plan, asked, self._exposed(question), with_tail=False)
+        sql, parameters = cold_statement.measuring(plan, asked, self._exposed(question), with_tail=False)
         return self._written(sql, parameters, MEASURING_SETTINGS)
 
     def bounds(self, question: Question, ranks: Ranks) -> str:

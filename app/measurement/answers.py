@@ -81,13 +81,16 @@ def _arm(measure: Measure, asked: Asked, seen: Tallies, variant_id: int, entries
         daily=() if asked.days is None else tuple(map(DailySums, map(asked.days.__getitem__, days), sums)),
         unit=_chosen(measure, seen.exponents, "x"),
         covariate_unit=_chosen(measure, seen.exponents, "z"),
+        finer=measure.finer_by("x"),
+        covariate_finer=measure.finer_by("z"),
     )
 
 
 def _chosen(measure: Measure, exponents: Mapping[tuple[int, str], int], side: str) -> Fraction | None:
     """Return the unit that the store chose for a side, `None` where it chose none or no value is other than 0."""
-    exponent = exponents.get((measure.index, side), _OF_NOTHING)
-    return None if side not in measure.scaled or exponent == _OF_NOTHING else Fraction(2) ** -exponent
+    of_nothing = _OF_NOTHING + measure.finer_by(side)
+    exponent = exponents.get((measure.index, side), of_nothing)
+    return None if side not in measure.scaled or exponent == of_nothing else Fraction(2) ** -exponent
 
 
 def _reached(measure: Measure, reached: Mapping[int, int]) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from app.measurement.cold_events import ColdEvents, day_of, joined
 from app.measurement.cold_lists import filtered
-from app.measurement.plan import NO_LIMIT_BITS, Cap, Measure, Plan, Shape
+from app.measurement.plan import NO_LIMIT_BITS, PIECE_BITS, Cap, Measure, Plan, Shape
 
 # The exponent field of a double is read from its bits: no logarithm rounds as reliably.
 _PEAK = "maxIf(abs(assumeNotNull({number})), {counts})"
@@ -27,9 +27,14 @@ _UNITS = (
     "arrayMap(number -> toInt128(coalesce(toInt64(roundBankers("
     "number * exp2(intDiv({scale}, 2)) * exp2({scale} - intDiv({scale}, 2)))), 0)), {numbers})"
 )
+# In finer units, what each number has left below those of the pieces before, in units of the next piece. The difference
+# of a double and its nearest whole number is exact.
+_SCALED = "arrayMap(number -> number * exp2(intDiv({scale}, 2)) * exp2({scale} - intDiv({scale}, 2)), {numbers})"
+_LEFT = f"arrayMap(left -> (left - roundBankers(left)) * {2**PIECE_BITS}, {{before}})"
+_PIECE = "toInt256(coalesce(toInt64(roundBankers({left})), 0))"
 _CAP_IN_UNITS = (
-    f"multiIf({{shift}} > 60, bitShiftLeft(toInt256(1), {NO_LIMIT_BITS}),"
-    " {shift} >= 0, bitShiftLeft({mantissa}, toUInt8(least(greatest({shift}, 0), 60))),"
+    "multiIf({shift} > {most}, bitShiftLeft(toInt256(1), {no_limit}),"
+    " {shift} >= 0, bitShiftLeft({mantissa}, toUInt8(least(greatest({shift}, 0), {most}))),"
     " bitShiftRight({mantissa}, toUInt8(least(greatest(-({shift}), 0), 60))))"
 )
 # The smallest total that at least this share of all users' totals does not exceed, and not below 0. Who has no events
@@ -76,9 +81,10 @@ class Known:
     # By metric's index and side: what totals are cut at.
     cuts: Mapping[tuple[int, str], str]
 
-    def scale_of(self, events: ColdEvents, measure: Measure, side: str) -> str:
-        """Return the exponent of a side whose unit is chosen here; sides of the same events have the same."""
-        return self.scales[events.place(*measure.lists[side])]
+    def exponent_of(self, events: ColdEvents, measure: Measure, side: str) -> str:
+        """Return the exponent of a side whose unit is chosen here; it begins alike for sides of the same events."""
+        scale, finer = self.scales[events.place(*measure.lists[side])], measure.finer_by(side)
+        return f"{scale} + {finer}" if finer else scale
 
 
 def known_before(events: ColdEvents, plan: Plan) -> Known:
@@ -126,7 +132,7 @@ def _cuts(events: ColdEvents, plan: Plan, scales: Mapping[int, str]) -> tuple[st
 
 def _type_of(measure: Measure) -> str:
     """Return the type of numerators: 64 bits are enough for numbers of events, 128 for sums of values and delays."""
-    if measure.one > 1:
+    if measure.one > 1 or measure.finer_by("x"):
         return "toInt256"
     return "toInt128" if measure.scaled or measure.shape is Shape.DELAY else "toInt64"
 
@@ -228,8 +234,21 @@ def _packed(events: ColdEvents, places: Mapping[str, int]) -> str:
 def _added(measure: Measure, side: str, places: Mapping[str, int]) -> str:
     """Return what each event of a side adds to it."""
     if side in measure.scaled:
-        return _UNITS.format(scale=_scale(places[side]), numbers=f"a{places[side]}")
+        return _whole(_scale(places[side]), f"a{places[side]}", measure.finer_by(side))
     return f"arrayMap(moment -> {'toInt64(1)' if side == 'y' else _one(measure)}, f{places[side]})"
+
+
+def _whole(scale: str, numbers: str, finer: int) -> str:
+    """Return the numbers in whole units; finer ones are put together from pieces."""
+    if not finer:
+        return _UNITS.format(scale=scale, numbers=numbers)
+    lefts = [_SCALED.format(scale=scale, numbers=numbers)]
+    whole = _PIECE.format(left="left0")
+    for place in range(1, finer // PIECE_BITS + 1):
+        lefts.append(_LEFT.format(before=lefts[-1]))
+        whole = f"({whole}) * toInt256('{2**PIECE_BITS}') + {_PIECE.format(left=f'left{place}')}"
+    names = ", ".join(f"left{place}" for place in range(len(lefts)))
+    return f"arrayMap(({names}) -> {whole}, {', '.join(lefts)})"
 
 
 def _sorted(events: ColdEvents, amounts: str, days: str) -> str:
@@ -286,8 +305,10 @@ def _limits(events: ColdEvents, measure: Measure, known: Known) -> Iterator[Colu
         if measure.winsorize is not None:
             yield f"cut{measure.index}{side}", known.cuts[measure.index, side]
         if isinstance(measure.cap, Cap):
-            shift = f"({_scale(events.place(*measure.lists[side]))} + {measure.cap.exponent})"
-            yield cap, _CAP_IN_UNITS.format(shift=shift, mantissa=f"toInt256('{measure.cap.mantissa}')")
+            finer, mantissa = measure.finer_by(side), f"toInt256('{measure.cap.mantissa}')"
+            shift = f"({_scale(events.place(*measure.lists[side]))} + {measure.cap.exponent + finer})"
+            most, no_limit = 60 + finer, NO_LIMIT_BITS + finer
+            yield cap, _CAP_IN_UNITS.format(shift=shift, mantissa=mantissa, most=most, no_limit=no_limit)
         elif measure.cap is not None:
             yield cap, f"toInt256('{measure.cap}')"
 

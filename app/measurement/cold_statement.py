@@ -24,7 +24,7 @@ def measuring(plan: Plan, asked: Asked, exposed: Exposed, *, with_tail: bool) ->
     summed = f"\nSELECT {', '.join(['variant_id', *answers])}\nFROM ({rows.sql})\nGROUP BY variant_id"
     entries = f"variant_id, countResample(0, {events.days}, 1)({day_of('exposed_us')}) AS entries"
     sides = [(measure, side) for measure in plan.measures for side in measure.scaled]
-    units = [f"{known.scale_of(events, measure, side)} AS {side}{measure.index}_exponent" for measure, side in sides]
+    units = [f"{known.exponent_of(events, measure, side)} AS {side}{measure.index}_exponent" for measure, side in sides]
     sql = f"""{exposed.sql}{known.scalars}
 SELECT {", ".join(["*", *units])}
 FROM (SELECT {entries} FROM ({PEOPLE}) GROUP BY variant_id) AS entered

@@ -13,7 +13,7 @@ from typing import Any
 
 from app.measurement.hot_events import HotEvents
 from app.measurement.hot_values import ranked
-from app.measurement.plan import DAY_US, Cap, Measure, Plan, Shape
+from app.measurement.plan import DAY_US, PIECE_BITS, Cap, Measure, Plan, Shape
 from app.measurement.values import Asked, Exposed
 
 # The day's number within the series; what lies outside it counts in its first or last day.
@@ -27,7 +27,7 @@ _DAY = (
 _FACTORS = """, factors_{name} AS MATERIALIZED (
     SELECT exponent, power(2::float8, (exponent / 2)::float8) AS first,
         power(2::float8, (exponent - exponent / 2)::float8) AS second,
-        CASE WHEN exponent < 0 THEN peak / 2::float8 ^ 64 ELSE 0 END AS least
+        CASE WHEN exponent < 0 THEN peak / 2::float8 ^ {least_bits} ELSE 0 END AS least
     FROM (
         SELECT peak, 1084 - (((get_byte(bytes, 0) & 127) << 4) | (get_byte(bytes, 1) >> 4)) AS exponent
         FROM (SELECT {name} AS peak, float8send({name}) AS bytes FROM peaks) AS as_bytes
@@ -38,8 +38,20 @@ _IN_UNITS = (
     "CASE WHEN abs({number}) >= (SELECT least FROM factors_{name}) THEN CAST({number}"
     " * (SELECT first FROM factors_{name}) * (SELECT second FROM factors_{name}) AS bigint) ELSE 0 END"
 )
+# In finer units, what the number has left below those of the pieces before, in units of the next piece. The difference
+# of a double and its nearest whole number is exact.
+_IN_FINER_UNITS = (
+    "CASE WHEN abs({number}) >= (SELECT least FROM factors_{name}) THEN (SELECT {whole}"
+    " FROM (SELECT {number} * first * second AS left_0 FROM factors_{name}) AS piece_0{pieces}) ELSE 0 END"
+)
+_LEFT = (
+    " CROSS JOIN LATERAL (SELECT (left_{before} - round(left_{before})) * 2::float8 ^ "
+    + str(PIECE_BITS)
+    + " AS left_{place}) AS piece_{place}"
+)
+_PIECE = "CAST(CAST(round(left_{place}) AS bigint) AS numeric)"
 _CAP_IN_UNITS = (
-    "(SELECT CASE WHEN shift > 60 THEN NULL WHEN shift >= 0 THEN CAST({mantissa} AS numeric) * (1::bigint << shift)"
+    "(SELECT CASE WHEN shift > {most} THEN NULL WHEN shift >= 0 THEN CAST({mantissa} AS numeric) * {power}"
     " ELSE CAST({mantissa} AS bigint) >> least(-shift, 60) END"
     " FROM (SELECT exponent + {exponent} AS shift FROM factors_{name}) AS shifted)"
 )
@@ -90,14 +102,16 @@ def _peaks(events: HotEvents) -> Iterator[str]:
         found.append(f"max(abs({number})) FILTER (WHERE {inside}) AS {side}{measure.index}")
     yield f", peaks AS MATERIALIZED (\n    SELECT {', '.join(found)} FROM happened\n)"
     for measure, side in scaled:
-        yield _FACTORS.format(name=f"{side}{measure.index}")
+        yield _FACTORS.format(name=f"{side}{measure.index}", least_bits=64 + measure.finer_by(side))
 
 
 def _exponents(plan: Plan) -> Iterator[str]:
     for measure in plan.measures:
         for side in measure.scaled:
+            finer = measure.finer_by(side)
+            exponent = f"exponent + {finer}" if finer else "exponent"
             yield (
-                f"\nSELECT 'exponent', {measure.index}, 0, {'xyz'.index(side)}, exponent, NULL, NULL, NULL, NULL,"
+                f"\nSELECT 'exponent', {measure.index}, 0, {'xyz'.index(side)}, {exponent}, NULL, NULL, NULL, NULL,"
                 f" NULL, NULL, NULL FROM factors_{side}{measure.index} WHERE exponent IS NOT NULL"
             )
 
@@ -108,8 +122,20 @@ def _units(events: HotEvents, measure: Measure, side: str) -> str:
     keeps = events.keeps(amount.track)
     if not amount.by_number:
         return f"CASE WHEN {keeps} THEN {1 if side == 'y' else measure.one} ELSE 0 END"
-    in_units = _IN_UNITS.format(number=events.number(amount), name=f"{side}{measure.index}")
+    in_units = _whole(events.number(amount), f"{side}{measure.index}", measure.finer_by(side))
     return f"CASE WHEN {keeps} THEN {in_units} ELSE 0 END"
+
+
+def _whole(number: str, name: str, finer: int) -> str:
+    """Return a number in whole units; finer ones are put together from pieces."""
+    if not finer:
+        return _IN_UNITS.format(number=number, name=name)
+    places = range(1, finer // PIECE_BITS + 1)
+    whole = _PIECE.format(place=0)
+    for place in places:
+        whole = f"({whole}) * {2**PIECE_BITS} + {_PIECE.format(place=place)}"
+    pieces = "".join(_LEFT.format(before=place - 1, place=place) for place in places)
+    return _IN_FINER_UNITS.format(number=number, name=name, whole=whole, pieces=pieces)
 
 
 def _sums(events: HotEvents, measure: Measure) -> Iterator[str]:
@@ -195,13 +221,23 @@ def _limits(measure: Measure) -> Iterator[str]:
             over, under = measure.winsorize
             cut = _CUT.format(side=side, rows=rows[side], over=over, under=under)
         if isinstance(measure.cap, Cap):
-            mantissa, exponent = measure.cap.mantissa, measure.cap.exponent
-            cap = _CAP_IN_UNITS.format(mantissa=mantissa, exponent=exponent, name=f"{side}{measure.index}")
+            cap = _cap_in_units(measure.cap, f"{side}{measure.index}", measure.finer_by(side))
         elif measure.cap is not None:
             cap = str(measure.cap)
         yield f""", limits_{side}{measure.index} AS MATERIALIZED (
     SELECT CAST({cut} AS numeric) AS cut, CAST({cap} AS numeric) AS cap
 )"""
+
+
+def _cap_in_units(cap: Cap, name: str, finer: int) -> str:
+    power = "(1::bigint << shift)"
+    if finer:
+        # As many bits as a whole number has room for at a time.
+        shifts = (f"least(greatest(shift - {shifted}, 0), 60)" for shifted in range(0, finer + 60, 60))
+        power = " * ".join(f"(1::bigint << {shift})" for shift in shifts)
+    return _CAP_IN_UNITS.format(
+        mantissa=cap.mantissa, exponent=cap.exponent + finer, name=name, most=60 + finer, power=power
+    )
 
 
 def _limited(measure: Measure, side: str, total: str) -> str:

@@ -7,10 +7,11 @@ the stores choose so that the largest value counted just fits 62 bits, in the sa
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from fractions import Fraction
+from typing import TypeAlias
 
 from app.measurement.values import Asked, Days
 from app.metrics.values import Kind, PropertyFilter, Recipe, Selection, ValueSource
@@ -25,6 +26,12 @@ FOREVER_US = 2**60
 _MOST_BITS = 40
 # No user has so many units of the largest value: 2**38 events of 2**62 each.
 NO_LIMIT_BITS = 100
+# What a number has below the unit that suits the largest value is looked at in pieces of so many bits: each of them,
+# and what it is taken from, is exact as a double and as a whole number of 64 bits.
+PIECE_BITS = 60
+
+# By a metric's index and side: by how many bits its unit is finer than the one that suits the largest value.
+Finer: TypeAlias = Mapping[tuple[int, str], int]
 
 
 class Shape(StrEnum):
@@ -98,6 +105,8 @@ class Measure:
     # The quantile as numerator and denominator; `None`: not winsorized.
     winsorize: tuple[int, int] | None
     quantile: Fraction | None
+    # By side: by how many bits its unit is finer than the stores choose it, a multiple of `PIECE_BITS`.
+    finer: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def has_denominator(self) -> bool:
@@ -142,6 +151,15 @@ class Measure:
     @property
     def is_limited(self) -> bool:
         return self.cap is not None or self.winsorize is not None
+
+    @property
+    def refinable(self) -> tuple[str, ...]:
+        """The sides whose unit may be finer than the largest value lets it be: limits keep their totals small."""
+        return tuple(side for side in self.limited if side in self.scaled) if self.is_limited else ()
+
+    def finer_by(self, side: str) -> int:
+        """Return by how many bits the unit of a side is finer than the one that suits the largest value."""
+        return self.finer.get(side, 0)
 
     @property
     def is_plain(self) -> bool:
@@ -195,6 +213,16 @@ class Plan:
     def only(self, indexes: Iterable[int]) -> "Plan":
         wanted = set(indexes)
         return Plan(tuple(measure for measure in self.measures if measure.index in wanted))
+
+    def refined(self, finer: Finer) -> "Plan":
+        """Return the plan of these metrics alone, with units that are so much finer."""
+        some = self.only(index for index, _ in finer)
+        return Plan(
+            tuple(
+                replace(measure, finer={side: bits for (index, side), bits in finer.items() if index == measure.index})
+                for measure in some.measures
+            )
+        )
 
 
 def compiled(recipes: Mapping[str, Recipe]) -> Plan:

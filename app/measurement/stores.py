@@ -1,9 +1,10 @@
-"""PostgreSQL and ClickHouse as they measure: a statement for all metrics, and a second one for quantiles' bounds.
+"""PostgreSQL and ClickHouse as they measure: a statement for all metrics, and another one for quantiles' bounds.
 
-The bounds of a quantile are order statistics whose ranks follow from what the first statement counts.
+The bounds of a quantile are order statistics whose ranks follow from what the first statement counts. Metrics whose
+limits leave little beside one absurd value are measured once more, alone and in finer units, and only then.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +16,7 @@ from app.measurement import cold_statement, hot_statement, hot_values
 from app.measurement import tail as tail_tables
 from app.measurement.answers import measured, with_bounds
 from app.measurement.plan import Plan, compiled
+from app.measurement.precision import finer_units
 from app.measurement.reading import read_cold, read_hot
 from app.measurement.values import Asked, Exposed, Measured
 from app.metrics.values import Recipe
@@ -48,6 +50,8 @@ _TAIL_EVENTS = text(
 )
 
 _Key = tuple[int, int]
+# Carries out a plan.
+_Measure = Callable[[Plan], Awaitable[Measured]]
 
 
 async def measure_hot(
@@ -60,13 +64,19 @@ async def measure_hot(
 ) -> Measured:
     """Measure in PostgreSQL, in the connection's transaction.
 
-    Where a recipe is a quantile, both statements have to see the same: the transaction must be REPEATABLE READ.
+    Where a recipe is a quantile, or limits values, several statements have to see the same: the transaction must be
+    REPEATABLE READ.
     """
     await connection.execute(_PREPARE)
     plan = compiled(recipes)
     if not plan.measures:
         return Measured({})
-    seen = measured(plan, asked, read_hot(plan, await _rows(connection, hot_statement.measuring(plan, asked, exposed))))
+
+    async def measure(some: Plan) -> Measured:
+        rows = await _rows(connection, hot_statement.measuring(some, asked, exposed))
+        return measured(some, asked, read_hot(some, rows))
+
+    seen = await _finely(measure, plan)
     ranks = _ranks(plan, seen, confidence)
     if not ranks:
         return seen
@@ -105,8 +115,12 @@ async def measure_cold(
         return await clickhouse.rows(sql, {**parameters, "watermark": watermark}, settings=SETTINGS, tables=tables)
 
     with_tail = tail is not None
-    first = await rows(*cold_statement.measuring(plan, asked, exposed, with_tail=with_tail))
-    seen = measured(plan, asked, read_cold(plan, first))
+
+    async def measure(some: Plan) -> Measured:
+        found = await rows(*cold_statement.measuring(some, asked, exposed, with_tail=with_tail))
+        return measured(some, asked, read_cold(some, found))
+
+    seen = await _finely(measure, plan)
     ranks = _ranks(plan, seen, confidence)
     if not ranks:
         return seen
@@ -118,6 +132,15 @@ async def measure_cold(
         if variant_id == row["variant_id"]
     }
     return with_bounds(seen, _bounds(plan, ranks, found))
+
+
+async def _finely(measure: _Measure, plan: Plan) -> Measured:
+    """Measure, and once more, in finer units, what is lost in rounding beside values that a limit leaves nothing of."""
+    seen = await measure(plan)
+    while finer := finer_units(plan, seen):
+        plan = plan.refined(finer)
+        seen = Measured({**seen.metrics, **(await measure(plan)).metrics})
+    return seen
 
 
 async def tail_events(

@@ -138,6 +138,9 @@ class ArmMeasured:
     # What values of the numerator and of the covariate were rounded to multiples of; `None`: they are exact.
     unit: Fraction | None = None
     covariate_unit: Fraction | None = None
+    # By how many bits these are finer than units that suit the largest value.
+    finer: int = 0
+    covariate_finer: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The report as one page that needs nothing else. Plain functions, no I/O."""
 
 from app.reports.markup import Html, joined, tag
-from app.reports.sections import beliefs, breakdown, decision, over_time, plan, provenance, results, users
+from app.reports.sections import beliefs, breakdown, cohorts, decision, over_time, plan, provenance, results, users
 from app.reports.style import STYLE
 from app.reports.values import Material
 
@@ -29,6 +29,7 @@ def page(material: Material) -> str:
             users.users(material),
             results.results(material),
             breakdown.breakdown(material),
+            cohorts.cohorts(material),
             over_time.over_time(material),
             beliefs.beliefs(material),
             provenance.provenance(material),

@@ -7,15 +7,17 @@ from app.reports.numbers import NOTHING, Measure, chance, p_value, percent, perc
 from app.reports.values import Material, label_of
 from app.results.answer import (
     BreakdownResult,
-    ComparisonResult,
+    CohortResult,
+    CohortsResult,
     DefinitionResult,
-    Method,
     MetricResult,
     SegmentResult,
     VariantResult,
 )
+from app.results.comparison_values import ComparisonResult, Method
 from app.results.poststratified import NO_STRATIFIED_FORM
-from app.results.words import sentences
+from app.results.values import CohortWidth
+from app.results.words import NO_TEST, sentences
 
 _TESTS = {
     Method.POOLED_Z: "pooled z",
@@ -169,19 +171,19 @@ def steps_table(definition: DefinitionResult, variants: Sequence[VariantResult])
     return table(f"{definition.key}: users who got as far", heads, rows)
 
 
-def segments_table(material: Material, definition: DefinitionResult, found: BreakdownResult) -> Child:
+def parts_table(material: Material, definition: DefinitionResult, found: BreakdownResult | CohortsResult) -> Child:
     """Show a metric's effect in each part of the users; nothing for metrics that are not compared."""
     measure = material.measure(definition)
     rows: list[list[Child]] = []
-    for segment in found.segments:
-        for one in segment.comparisons:
+    for name, part in _parts(found):
+        for one in part.comparisons:
             if one.metric != definition.key or one.method is Method.NONE:
                 continue
             rows.append(
                 [
-                    _part(segment),
-                    plain(segment.users),
-                    "mismatch" if segment.srm.mismatch else p_value(segment.srm.p_value),
+                    name,
+                    plain(part.users),
+                    "mismatch" if part.srm.mismatch else p_value(part.srm.p_value),
                     tag("code", label_of(one)),
                     measure.difference(one.difference),
                     measure.differences(one.difference_ci_lower, one.difference_ci_upper),
@@ -196,7 +198,31 @@ def segments_table(material: Material, definition: DefinitionResult, found: Brea
     return table(f"{definition.key} in each part of the users", heads, rows)
 
 
-def poststratified_table(material: Material, definition: DefinitionResult, found: BreakdownResult) -> Child:
+def homogeneity_table(found: BreakdownResult | CohortsResult) -> Child:
+    """Show for every metric whether its effect is the same in all parts; nothing if none was tested."""
+    rows: list[list[Child]] = [
+        [
+            [tag("code", one.metric), ": ", tag("code", label_of(one))],
+            plain(one.parts),
+            plain(one.left_out),
+            NOTHING if one.statistic is None else plain(one.statistic),
+            p_value(one.p_value),
+            p_value(one.p_value_holm),
+            NOTHING if one.i_squared_percent is None else f"{plain(one.i_squared_percent)} %",
+            " ".join(one.notes) or NOTHING,
+        ]
+        for one in found.homogeneity
+        if one.null_reason != NO_TEST
+    ]
+    if not rows:
+        return None
+    heads = ("Comparison", "Parts", "Left out", "Q", "p, raw", "p, Holm", "I²", "Remarks")
+    return table("Is the effect the same in all parts?", heads, rows, texts=1)
+
+
+def poststratified_table(
+    material: Material, definition: DefinitionResult, found: BreakdownResult | CohortsResult
+) -> Child:
     """Show a metric's effect with the parts of the users as strata; nothing for metrics that cannot be weighted."""
     measure = material.measure(definition)
     compared = [one for one in found.poststratified if one.metric == definition.key]
@@ -223,7 +249,20 @@ def poststratified_table(material: Material, definition: DefinitionResult, found
     return table(f"{definition.key} of all users, with the parts as strata", heads, rows, texts=1)
 
 
-def _part(segment: SegmentResult) -> Child:
+def _parts(found: BreakdownResult | CohortsResult) -> Sequence[tuple[Child, SegmentResult | CohortResult]]:
+    if isinstance(found, BreakdownResult):
+        return [(_segment(one), one) for one in found.segments]
+    return [(cohort_name(one, found.width), one) for one in found.cohorts]
+
+
+def _segment(segment: SegmentResult) -> Child:
     if segment.is_rest:
         return "all other values"
     return "without a value" if segment.value is None else foreign(segment.value)
+
+
+def cohort_name(cohort: CohortResult, width: CohortWidth) -> str:
+    """Name a cohort by its first day."""
+    if cohort.since is None:
+        return f"before {cohort.until:%Y-%m-%d}"
+    return f"{cohort.since:%Y-%m-%d}" if width is CohortWidth.DAY else f"week of {cohort.since:%Y-%m-%d}"

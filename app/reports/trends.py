@@ -22,7 +22,7 @@ from app.reports.drawing import (
 )
 from app.reports.markup import Child, Html, joined, tag
 from app.reports.numbers import Measure, moment, plain
-from app.results.answer import EffectPoint, EffectSeries, ExposureSeries
+from app.results.daily_values import EffectPoint, EffectSeries, ExposureSeries
 
 _DAY = timedelta(days=1)
 _EFFECT_HEIGHT, _EXPOSURES_HEIGHT = 270.0, 250.0

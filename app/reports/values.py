@@ -6,7 +6,8 @@ from app.experiments.sealing import PlanAccount
 from app.experiments.values import Experiment
 from app.metrics.values import Direction
 from app.reports.numbers import Measure
-from app.results.answer import ComparisonResult, DefinitionResult, Method, PoststratifiedResult, Results
+from app.results.answer import DefinitionResult, HomogeneityResult, PoststratifiedResult, Results
+from app.results.comparison_values import ComparisonResult, Method
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,5 +47,5 @@ def is_less_better(definition: DefinitionResult) -> bool:
     return definition.direction is Direction.DOWN
 
 
-def label_of(found: ComparisonResult | PoststratifiedResult) -> str:
+def label_of(found: ComparisonResult | HomogeneityResult | PoststratifiedResult) -> str:
     return f"{found.variant} against {found.control}"

@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from app.core.errors import Invalid
 from app.experiments.lifecycle import Status
 from app.experiments.values import Experiment
-from app.results.answer import ComparisonResult, DefinitionResult, EffectSeries, Metadata, Results, Summary
+from app.results.answer import DefinitionResult, Metadata, Results, Summary
 from app.results.breakdown import breakdown_of
+from app.results.cohorts import cohorts_of
+from app.results.comparison_values import ComparisonResult
 from app.results.contrasts import detectable_effect
+from app.results.daily_values import EffectSeries
 from app.results.deciding import decision_on, winner
 from app.results.limits import MOST_SERIES_ENTRIES
 from app.results.measured import Measured
@@ -70,7 +73,7 @@ def analyse(
     refuse_long_series(sum(length_of(arm.seen, question.granularity.width) for arm in page.arms))
     srm = sample_ratio(page.arms)
     (comparisons,) = comparisons_of([page])
-    attribute = question.breakdown
+    attribute, width = question.breakdown, question.cohorts
     return Results(
         experiment_id=experiment.id,
         summary=_summary(page, srm_mismatch=srm.mismatch),
@@ -83,6 +86,7 @@ def analyse(
             exposures_over_time(arm.variant.key, arm.seen, has_lump=question.start is not None) for arm in page.arms
         ),
         breakdown=None if attribute is None else breakdown_of(page, attribute, observations.segments, segments),
+        cohorts=None if width is None else cohorts_of(page, width, observations.segments, segments),
         provenance=provenance_of(experiment, question, reading, metrics, observations, provenance),
         metadata=_metadata(page, comparisons),
     )

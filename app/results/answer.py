@@ -3,22 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 
 from app.metrics.values import Direction, Kind, Role
+from app.results.comparison_values import ComparisonResult
+from app.results.daily_values import EffectSeries, ExposureSeries
 from app.results.rollup_use import RollupUse
-from app.results.values import Granularity, Source
+from app.results.values import CohortWidth, Granularity, Source
 from app.results.verdicts import DecisionResult, Verdict
-
-
-class Method(StrEnum):
-    """How a comparison was made: its test, which names its interval as well."""
-
-    POOLED_Z = "pooled_z"  # Pooled z test, Newcombe's interval of the difference, Fieller's of the lift.
-    WELCH_T = "welch_t"  # Welch's test and interval, Fieller's interval of the lift.
-    DELTA_Z = "delta_z"  # Ratio of sums: delta method, normal quantile, Fieller's interval of the lift.
-    QUANTILE_Z = "quantile_z"  # Quantiles with users as clusters: normal quantile, Fieller's interval of the lift.
-    NONE = "none"  # Totals, and percentiles without a standard error: the difference is shown, nothing is tested.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +22,8 @@ class MetricResult:
     ci_upper: float | None
     # Percent with two decimals.
     lift_vs_control: float | None
-    # That no other variant's value is better, by the beliefs of `bayes`; null where a variant has none.
+    # That no other variant with users has a better value, by the beliefs of `bayes`; null where one of these has none,
+    # and for a variant without users.
     prob_best: float | None
     # Of a funnel: the users who got as far as each step, in their order.
     steps: tuple[int, ...] | None
@@ -60,106 +52,6 @@ class VariantResult:
     below_min_sample: bool
     metrics: Mapping[str, MetricResult]
     time_series: tuple[SeriesEntry, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PriorResult:
-    """What was believed before the data: Beta(alpha, beta) about a rate, or a normal about the lift.
-
-    `kind` is `beta`, `normal` or `flat`; a flat prior has no parameters.
-    """
-
-    kind: str
-    alpha: float | None
-    beta: float | None
-    lift_mean: float | None
-    lift_std: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BayesResult:
-    """What is believed about the difference after the data; better is in the metric's own direction.
-
-    Losses are in the metric's unit: what is lost on average by shipping (keeping) where that is the wrong choice.
-    """
-
-    prob_better: float | None
-    expected_loss_if_shipped: float | None
-    expected_loss_if_kept: float | None
-    credible_lower: float | None
-    credible_upper: float | None
-    prior: PriorResult
-    null_reason: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CupedResult:
-    """The comparison after taking out what users did before their exposure. `lift` is a fraction."""
-
-    difference: float | None
-    difference_ci_lower: float | None
-    difference_ci_upper: float | None
-    lift: float | None
-    lift_ci_lower: float | None
-    lift_ci_upper: float | None
-    p_value: float | None
-    theta: float | None
-    # 30 means that the variance of the difference is 30 % smaller than without the covariate.
-    variance_reduction_percent: float | None
-    null_reason: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NonInferiorityResult:
-    """Whether a guardrail is worse by less than its margin, a share of the control's value; one-sided."""
-
-    margin: float
-    statistic: float | None
-    p_value: float | None
-    shown: bool
-    null_reason: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComparisonResult:
-    """One metric of one variant against another, by default the control. `lift` is a fraction.
-
-    `p_value` and the interval of the difference are for one look at a fixed horizon and for this comparison alone;
-    `p_value_adjusted` (Holm) is for all comparisons of the answer read together, and what is `always_valid` holds
-    however often one looks.
-    """
-
-    variant: str
-    control: str
-    metric: str
-    n_variant: int
-    n_control: int
-    difference: float | None
-    difference_ci_lower: float | None
-    difference_ci_upper: float | None
-    lift: float | None
-    lift_ci_lower: float | None
-    lift_ci_upper: float | None
-    statistic: float | None
-    df: float | None
-    p_value: float | None
-    # The same number twice: the first name came first.
-    p_value_adjusted: float | None
-    p_value_holm: float | None
-    p_value_bh: float | None
-    always_valid_p_value: float | None
-    always_valid_ci_lower: float | None
-    always_valid_ci_upper: float | None
-    always_valid_lift_ci_lower: float | None
-    always_valid_lift_ci_upper: float | None
-    bayes: BayesResult
-    cuped: CupedResult
-    # Of guardrails with a margin alone.
-    noninferiority: NonInferiorityResult | None
-    method: Method
-    null_reason: str | None
-    # In words: what is undefined, and how that is to be read.
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,47 +99,6 @@ class DefinitionResult:
     margin: float | None
     exploratory: bool
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EffectPoint:
-    """The difference by all that had happened by the end of the day that starts at `time`."""
-
-    time: datetime
-    difference: float | None
-    ci_lower: float | None
-    ci_upper: float | None
-    always_valid_ci_lower: float | None
-    always_valid_ci_upper: float | None
-    n_variant: int
-    n_control: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EffectSeries:
-    """One metric of one treatment against the control, day by day."""
-
-    metric: str
-    variant: str
-    points: tuple[EffectPoint, ...]
-    null_reason: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExposurePoint:
-    """Users exposed in the day that starts at `time`, and all up to its end; `users` is null where it is not known."""
-
-    time: datetime
-    users: int | None
-    total: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExposureSeries:
-    """One variant's users, day by day."""
-
-    variant: str
-    points: tuple[ExposurePoint, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,9 +150,9 @@ class SegmentResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoststratifiedResult:
-    """A comparison of the whole answer with the segments as strata. `lift` is a fraction.
+    """A comparison of the whole answer with the segments or cohorts as strata. `lift` is a fraction.
 
-    Every segment with a user of either variant is a stratum, `strata` of them, with the weight that its users have
+    Every one with a user of either variant is a stratum, `strata` of them, with the weight that its users have
     among those of both variants.
     """
 
@@ -324,6 +175,29 @@ class PoststratifiedResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HomogeneityResult:
+    """Whether one comparison comes out the same in all parts of the users: Cochran's Q.
+
+    It is about `parts` parts; `left_out` more have fewer than the least sample of users in one of the two variants, or
+    a difference without a variance. `p_value_holm` is adjusted over all comparisons that were tested in this way.
+    """
+
+    variant: str
+    control: str
+    metric: str
+    parts: int
+    left_out: int
+    statistic: float | None
+    df: int | None
+    p_value: float | None
+    p_value_holm: float | None
+    # 0 to 100: how much of the variation between the parts' differences chance does not explain.
+    i_squared_percent: float | None
+    null_reason: str | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BreakdownResult:
     """The answer for the users of each value of an attribute; all comparisons of segments are one family."""
 
@@ -331,6 +205,33 @@ class BreakdownResult:
     segments: tuple[SegmentResult, ...]
     family: FamilyResult
     # One for each comparison of the whole answer, in their order.
+    homogeneity: tuple[HomogeneityResult, ...]
+    poststratified: tuple[PoststratifiedResult, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CohortResult:
+    """The users who were exposed first in `[since, until)`; of the rest, all who were before `until`."""
+
+    since: datetime | None
+    until: datetime
+    is_rest: bool
+    users: int
+    srm: SrmResult
+    # Without a time series.
+    variants: tuple[VariantResult, ...]
+    comparisons: tuple[ComparisonResult, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CohortsResult:
+    """The answer for the users of each day or week, in the order of time; all their comparisons are one family."""
+
+    width: CohortWidth
+    cohorts: tuple[CohortResult, ...]
+    family: FamilyResult
+    # One for each comparison of the whole answer, in their order.
+    homogeneity: tuple[HomogeneityResult, ...]
     poststratified: tuple[PoststratifiedResult, ...]
 
 
@@ -370,7 +271,8 @@ class Results:
     definitions: tuple[DefinitionResult, ...]
     effect_over_time: tuple[EffectSeries, ...]
     exposures_over_time: tuple[ExposureSeries, ...]
-    # Null where none was asked for.
+    # Null where they were not asked for.
     breakdown: BreakdownResult | None
+    cohorts: CohortsResult | None
     provenance: ProvenanceResult
     metadata: Metadata

@@ -43,15 +43,24 @@ def belief(
     return _of_values(metric, c.estimate(), t.estimate(), reading, credibility)
 
 
-def prob_best(metric: Measured, arms: Sequence[MeasuredArm], reading: Reading) -> tuple[float, ...] | None:
+def prob_best(metric: Measured, arms: Sequence[MeasuredArm], reading: Reading) -> tuple[float | None, ...]:
     """Return each arm's chance to be the best by the metric, (k,), in its direction; `None` where it is undefined.
+
+    The best of those that have users: of an arm without any there is the prior alone, which may well seem better than
+    what was seen of the others. Such an arm has `None`, and takes nothing from the others.
 
     A prior on lifts says nothing about the arms' own values; for metrics other than rates they have flat ones here.
     """
-    if not metric.tested:
-        return None
+    with_users = [arm.sample.estimate().n > 0 for arm in arms]
+    samples = [arm.sample for arm, has_users in zip(arms, with_users, strict=True) if has_users]
+    # The best of one is no finding.
+    found = _prob_best(metric, samples, reading) if metric.tested and len(samples) > 1 else None
+    chances = iter(found or ())
+    return tuple(next(chances, None) if has_users else None for has_users in with_users)
+
+
+def _prob_best(metric: Measured, samples: Sequence[Sample], reading: Reading) -> tuple[float, ...] | None:
     lowest = metric.sign < 0
-    samples = [arm.sample for arm in arms]
     rates = [sample for sample in samples if isinstance(sample, Proportion)]
     if len(rates) == len(samples):
         return prob_best_rate(rates, prior=_beta(reading), lowest=lowest)
@@ -65,6 +74,9 @@ def _beta(reading: Reading) -> BetaPrior:
 def _of_rates(
     metric: Measured, control: Proportion, treatment: Proportion, reading: Reading, credibility: float
 ) -> Belief:
+    if not (control.trials and treatment.trials):
+        # The prior is no finding about a variant that nobody has seen.
+        return Belief(null_reason=NullReason.EMPTY_ARM)
     found = bayes_rate_difference(control, treatment, prior=_beta(reading), credibility=credibility)
     return _in_direction(
         metric,

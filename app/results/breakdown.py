@@ -1,13 +1,12 @@
 """The answer for each value of an attribute. Plain functions, no I/O."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from app.results.answer import BreakdownResult, SegmentResult
+from app.results.divided import divided
 from app.results.measured import Measured
-from app.results.page import Page, page_of
-from app.results.parts import comparisons_of, family_of, sample_ratio, variants_of
-from app.results.poststratified import poststratified_of
+from app.results.page import Page
+from app.results.parts import sample_ratio, variants_of
 from app.results.values import Segment
 
 _FAMILY = (
@@ -23,25 +22,21 @@ def breakdown_of(
 
     metrics: of each segment, in their order.
     """
-    question = replace(whole.question, with_series=False)
-    pages = [
-        page_of(whole.experiment, question, whole.reading, own, segment.observations, whole.provenance)
-        for segment, own in zip(segments, metrics, strict=True)
-    ]
-    comparisons = comparisons_of(pages)
+    found = divided(whole, segments, metrics, _FAMILY)
     return BreakdownResult(
         attribute=attribute,
         segments=tuple(
             SegmentResult(
-                value=segment.value,
-                is_rest=segment.is_rest,
-                users=page.users,
-                srm=sample_ratio(page.arms),
-                variants=variants_of(page),
-                comparisons=compared,
+                value=part.segment.value,
+                is_rest=part.segment.is_rest,
+                users=part.page.users,
+                srm=sample_ratio(part.page.arms),
+                variants=variants_of(part.page),
+                comparisons=part.comparisons,
             )
-            for segment, page, compared in zip(segments, pages, comparisons, strict=True)
+            for part in found.parts
         ),
-        family=family_of([found for compared in comparisons for found in compared], _FAMILY),
-        poststratified=poststratified_of(whole, metrics),
+        family=found.family,
+        homogeneity=found.homogeneity,
+        poststratified=found.poststratified,
     )

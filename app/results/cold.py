@@ -182,6 +182,10 @@ _SEGMENTS_ANSWER = f"""
     UNION ALL
     SELECT 'segment' AS kind, toInt64(arrayJoin(arrayEnumerate(largest))) AS variant_id, largest[variant_id] AS label,
         toInt64(0) AS bucket_us, toUInt64(0) AS users, 0 AS planned, {_NO_EVENTS}"""
+_COHORTS_ANSWER = f"""
+    UNION ALL
+    SELECT 'cohort' AS kind, toInt64(arrayJoin(arrayEnumerate(newest))) AS variant_id, '' AS label,
+        newest[variant_id] AS bucket_us, toUInt64(0) AS users, 0 AS planned, {_NO_EVENTS}"""
 _END = """
 )"""
 
@@ -216,15 +220,15 @@ class ColdStore:
             ClickHouseUnavailable: it cannot be reached.
             ClickHouseRefused: the history's tables are not there, or not as expected.
         """
-        plain = replace(question, breakdown=None)
+        plain = question.undivided
         whole = await self._rows(subject, plain, watermark, most_slots=most_slots, tail=tail, steps=steps)
         seen = observations_of(whole, with_series=question.with_series)
         if wanted.recipes:
             days = days_of(seen, plain, wanted, until or watermark)
             seen = with_measured(seen, await self._measured(subject, plain, wanted, watermark, tail, days))
-        if question.breakdown is None:
+        if not question.is_divided:
             return seen
-        # Rollups know no contexts.
+        # Rollups know no contexts, and no days of exposures.
         asked, cells = replace(question, with_series=False), None
         rows = await self._rows(subject, asked, watermark, most_slots=most_slots, tail=tail, steps=())
         if wanted.recipes:
@@ -240,7 +244,7 @@ class ColdStore:
         tail: Tail | None,
         days: Days | None,
     ) -> Measured:
-        """Measure what is wanted; where users' values are asked for, in the cells of variant and value."""
+        """Measure what is wanted; where the users are divided, in the cells of variant and part."""
         who = exposed_cold.exposed_in_clickhouse(subject, question, watermark, with_tail=tail is not None)
         return await measure_cold(
             self._clickhouse,
@@ -280,7 +284,7 @@ def statement_for(
 ) -> tuple[str, Mapping[str, Any]]:
     """Put the statement together from constant parts, leaving out what the question does not need.
 
-    With a breakdown it is about its segments alone. steps: of the rollups, where these count.
+    Where the users are divided it is about the parts alone. steps: of the rollups, where these count.
     """
     conditions = _conditions(question)
     assigned = exposed_cold.assigned(subject, question)
@@ -300,6 +304,7 @@ def statement_for(
         _LEFT_OUT_ANSWER if steps else "",
         _ASSIGNED_ANSWER if assigned else "",
         _SEGMENTS_ANSWER if question.breakdown is not None else "",
+        _COHORTS_ANSWER if question.cohorts is not None else "",
         _END,
     )
     parameters = {

@@ -1,8 +1,14 @@
 """One comparison as the answer shows it. Plain functions, no I/O."""
 
 from app.experiments.values import Variant
-from app.results.answer import BayesResult, ComparisonResult, CupedResult, NonInferiorityResult, PriorResult
 from app.results.beliefs import Belief, belief
+from app.results.comparison_values import (
+    BayesResult,
+    ComparisonResult,
+    CupedResult,
+    NonInferiorityResult,
+    PriorResult,
+)
 from app.results.contrasts import Adjusted, Contrast
 from app.results.measured import Measured, Shape
 from app.results.reading import Reading

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from app.results.answer import Method
+from app.results.comparison_values import Method
 from app.results.estimates import exact_lift, shown
 from app.results.measured import Measured, MeasuredArm, Shape
 from app.results.words import ALWAYS_VALID_UNBOUNDED, NO_COVARIATE, NO_SPREAD_AROUND_ZERO, NO_TEST, NO_VALUES

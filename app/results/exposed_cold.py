@@ -26,8 +26,9 @@ from typing import Any
 from app.events.messages import MOST_AHEAD
 from app.experiments.population import VARIANT_PROPERTY
 from app.results import tail
-from app.results.observed import MISSING, PLACES, REST
+from app.results.observed import EPOCH, MISSING, PLACES, REST
 from app.results.values import MOST_SEGMENTS, ContextFilter, Exclusion, Question, Subject
+from app.rollups.steps import ORIGIN
 
 # ClickHouse takes a whole number beyond 64 bits for a string. With a fraction after it, it is a number again.
 _CONTEXT = r"""if(match(context, '[0-9]{19}'), arrayStringConcat(arrayMap(
@@ -135,15 +136,29 @@ _LARGEST = """
         ) WHERE value IS NOT NULL GROUP BY value ORDER BY count() DESC, value LIMIT {most_segments}
     )
 ) AS largest"""
-_BEHIND_LARGEST = """, {name} AS ("""
+# Where the cohort of an exposure begins. Days and weeks are counted from a Monday.
+_BEGINNING = """toUnixTimestamp64Micro(exposed_at)
+        - (toUnixTimestamp64Micro(exposed_at) - {cohort_origin_us:Int64}) % {cohort_width_us:Int64}"""
+# A cohort of nobody but those who are left out is one as well, so that they are not taken for others' oldest days.
+_NEWEST = """
+), (
+    SELECT groupArray(value) FROM (
+        SELECT value FROM (
+            SELECT {value} AS value FROM candidates WHERE {conditions}
+        ) GROUP BY value ORDER BY value DESC LIMIT {most_segments}
+    )
+) AS newest"""
+_BEHIND_ARRAY = """, {name} AS ("""
 _BEHIND_CTE = """
 ), {name} AS ("""
 # Variant and value make one number, by which all that follows groups as it does by the variant.
 _IN_CELLS = """(
-        SELECT user_id, exposed_at, context, planned, held * {places} + multiIf(isNull(value), {missing},
-            indexOf(largest, ifNull(value, '')) = 0, {rest}, toInt64(indexOf(largest, ifNull(value, '')))) AS variant_id
+        SELECT user_id, exposed_at, context, planned, held * {places} + {place} AS variant_id
         FROM (SELECT user_id, variant_id AS held, exposed_at, context, planned, {value} AS value FROM {source})
     )"""
+_PLACE_OF_VALUE = f"""multiIf(isNull(value), toInt64({MISSING}),
+            indexOf(largest, ifNull(value, '')) = 0, toInt64({REST}), toInt64(indexOf(largest, ifNull(value, ''))))"""
+_PLACE_OF_COHORT = f"""if(indexOf(newest, value) = 0, toInt64({REST}), toInt64(indexOf(newest, value)))"""
 _EXPOSED = """
     SELECT user_id, variant_id, exposed_at, planned FROM {source}
     WHERE {conditions}"""
@@ -204,13 +219,16 @@ def leading(subject: Subject, question: Question, *, with_tail: bool) -> tuple[s
 
 
 def exposed(subject: Subject, question: Question) -> str:
-    """Return `exposed`, behind the parts of `leading`; in cells of variant and value if a breakdown is asked for."""
+    """Return `exposed`, behind the parts of `leading`; in cells of variant and part where the users are divided."""
     conditions = _all([*_wanted(question), *_not(_reasons(subject, question).values())])
-    if question.breakdown is None:
+    if not question.is_divided:
         return _BEHIND_CTE.format(name="exposed") + _EXPOSED.format(source="candidates", conditions=conditions)
-    largest = _LARGEST.format(value=_VALUE, conditions=conditions, most_segments=MOST_SEGMENTS)
-    cells = _EXPOSED.format(source=_in_cells("candidates"), conditions=conditions)
-    return largest + _BEHIND_LARGEST.format(name="exposed") + cells
+    if question.cohorts is None:
+        array = _LARGEST.format(value=_VALUE, conditions=conditions, most_segments=MOST_SEGMENTS)
+    else:
+        array = _NEWEST.format(value=_BEGINNING, conditions=_all(_wanted(question)), most_segments=MOST_SEGMENTS)
+    cells = _EXPOSED.format(source=_source(question, "candidates"), conditions=conditions)
+    return array + _BEHIND_ARRAY.format(name="exposed") + cells
 
 
 def judged(subject: Subject, question: Question, *, only_left_out: bool = False) -> str:
@@ -228,8 +246,11 @@ def judged(subject: Subject, question: Question, *, only_left_out: bool = False)
 
 
 def assigned(subject: Subject, question: Question) -> str | None:
-    """Return `assigned`, or `None` where all who are assigned are exposed; behind `exposed`."""
-    if not subject.exposed_by_events:
+    """Return `assigned`, or `None` where all who are assigned are exposed; behind `exposed`.
+
+    Who was never exposed is in no cohort, so that nobody is assigned in one and not exposed in it.
+    """
+    if not subject.exposed_by_events or question.cohorts is not None:
         return None
     reasons = {**_reasons(subject, question), Exclusion.OVERRIDE: _OVERRIDE}
     conditions = _all([*_wanted(question), *_not(reasons.values())])
@@ -267,6 +288,9 @@ def parameters_for(subject: Subject, question: Question, watermark: datetime) ->
         parameters["until"] = question.end
     if question.breakdown is not None:
         parameters["breakdown"] = question.breakdown
+    if question.cohorts is not None:
+        parameters["cohort_width_us"] = question.cohorts.width // _US
+        parameters["cohort_origin_us"] = (ORIGIN - EPOCH) // _US
     unwanted = [ContextFilter(value.name, value.value) for value in population.exclude_context]
     return parameters | _context_parameters(_WANTED, question.context) | _context_parameters(_UNWANTED, unwanted)
 
@@ -308,13 +332,11 @@ def _all(conditions: Iterable[str]) -> str:
 
 
 def _source(question: Question, table: str) -> str:
-    return table if question.breakdown is None else _in_cells(table)
-
-
-def _in_cells(table: str) -> str:
-    return _IN_CELLS.format(
-        places=PLACES, missing=f"toInt64({MISSING})", rest=f"toInt64({REST})", value=_VALUE, source=table
-    )
+    if question.cohorts is not None:
+        return _IN_CELLS.format(places=PLACES, place=_PLACE_OF_COHORT, value=_BEGINNING, source=table)
+    if question.breakdown is not None:
+        return _IN_CELLS.format(places=PLACES, place=_PLACE_OF_VALUE, value=_VALUE, source=table)
+    return table
 
 
 def _context_parameters(prefix: str, wanted: Iterable[ContextFilter]) -> dict[str, Any]:

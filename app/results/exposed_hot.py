@@ -21,6 +21,7 @@ from app.events.messages import MOST_AHEAD
 from app.experiments.population import VARIANT_PROPERTY
 from app.results.observed import PLACES, REST
 from app.results.values import MOST_SEGMENTS, ContextFilter, Exclusion, Question, Subject
+from app.rollups.steps import ORIGIN
 
 _OVERRIDDEN = """
 WITH overridden AS MATERIALIZED (
@@ -119,15 +120,26 @@ _VALUE = r""",
                   CAST(CAST(stored.context ->> :breakdown AS float8) AS text), 'e[+]?(-?)0*', 'e\1')
               END
             END AS value"""
+# Where the cohort of an exposure begins. Days and weeks are counted from a Monday, and days of UTC have 24 hours.
+_BEGINNING = """,
+            date_bin(CAST(:cohort_width AS interval), {exposed_at}, CAST(:cohort_origin AS timestamptz)) AS value"""
 # Who counts among the candidates.
-_COUNTS = """reason IS NULL AND exposed_at IS NOT NULL
+_EXPOSED_IN_TIME = """exposed_at IS NOT NULL
       AND (CAST(:until AS timestamptz) IS NULL OR exposed_at < CAST(:until AS timestamptz))"""
-# Variant and value make one number, by which all that follows groups as it does by the variant.
-_CELLS = f""", segments AS MATERIALIZED (
+_COUNTS = f"""reason IS NULL AND {_EXPOSED_IN_TIME}"""
+_LARGEST = f""", segments AS MATERIALIZED (
     SELECT value, row_number() OVER (ORDER BY count(*) DESC, value COLLATE "C") AS place FROM candidates
     WHERE {_COUNTS} AND value IS NOT NULL
     GROUP BY value ORDER BY count(*) DESC, value COLLATE "C" LIMIT {MOST_SEGMENTS}
-), cells AS MATERIALIZED (
+)"""
+# A cohort of nobody but those who are left out is one as well, so that they are not taken for others' oldest days.
+_NEWEST = f""", segments AS MATERIALIZED (
+    SELECT value, row_number() OVER (ORDER BY value DESC) AS place FROM candidates
+    WHERE {_EXPOSED_IN_TIME}
+    GROUP BY value ORDER BY value DESC LIMIT {MOST_SEGMENTS}
+)"""
+# Variant and value make one number, by which all that follows groups as it does by the variant.
+_CELLS = f""", cells AS MATERIALIZED (
     SELECT unit, user_id, assigned_at, exposed_at, planned, reason,
         variant_id * {PLACES} + CASE WHEN candidates.value IS NULL THEN 0 ELSE coalesce(place, {REST}) END AS variant_id
     FROM candidates LEFT JOIN segments ON segments.value = candidates.value
@@ -158,7 +170,7 @@ def exposed_in_postgres(subject: Subject, question: Question) -> tuple[str, Mapp
         *(_CANDIDATES, _by_plan(subject, question)),
         *((_by_override(subject, question),) if question.include_overrides else ()),
         _CANDIDATES_TAIL,
-        *((_CELLS,) if question.breakdown is not None else ()),
+        *((_NEWEST if question.breakdown is None else _LARGEST, _CELLS) if question.is_divided else ()),
         _EXPOSED.format(source=_source(question), counts=_COUNTS),
     )
     return "".join(parts), _parameters(subject, question)
@@ -170,12 +182,17 @@ def left_out(question: Question) -> str:
 
 
 def assigned(subject: Subject, question: Question) -> str | None:
-    """Return the statement of how many would count by assignment, or `None` where these are all who do."""
-    return _ASSIGNED.format(source=_source(question)) if subject.exposed_by_events else None
+    """Return the statement of how many would count by assignment, or `None` where these are all who do.
+
+    Who was never exposed is in no cohort, so that nobody is assigned in one and not exposed in it.
+    """
+    if not subject.exposed_by_events or question.cohorts is not None:
+        return None
+    return _ASSIGNED.format(source=_source(question))
 
 
 def _source(question: Question) -> str:
-    return "candidates" if question.breakdown is None else "cells"
+    return "cells" if question.is_divided else "candidates"
 
 
 def _sighted(subject: Subject) -> str:
@@ -190,10 +207,11 @@ def _by_plan(subject: Subject, question: Question) -> str:
     reasons |= _exclusions(subject, "stored.user_id")
     if subject.finds_strayed:
         reasons[Exclusion.TWO_VARIANTS] = _TWO_VARIANTS
+    exposed_at = "shown.exposed_at" if subject.exposed_by_events else "stored.assigned_at"
     return _BY_PLAN.format(
-        exposed_at="shown.exposed_at" if subject.exposed_by_events else "stored.assigned_at",
+        exposed_at=exposed_at,
         reason=_reason(reasons),
-        value=_value(question),
+        value=_value(question, exposed_at),
         join=_JOIN_SHOWN if subject.exposed_by_events else "",
         conditions=_and([*_wanted(question), *([_NOT_OVERRIDDEN] if question.include_overrides else [])]),
     )
@@ -202,7 +220,7 @@ def _by_plan(subject: Subject, question: Question) -> str:
 def _by_override(subject: Subject, question: Question) -> str:
     return _AND_WITH_OVERRIDES.format(
         reason=_reason(_exclusions(subject, "overridden.user_id")),
-        value=_value(question),
+        value=_value(question, "overridden.exposed_at"),
         conditions=_and(_wanted(question)),
     )
 
@@ -224,7 +242,10 @@ def _reason(reasons: Mapping[Exclusion, str]) -> str:
     return f"CASE{cases} END" if cases else "CAST(NULL AS text)"
 
 
-def _value(question: Question) -> str:
+def _value(question: Question, exposed_at: str) -> str:
+    """Return the column that divides the users, if they are to be divided."""
+    if question.cohorts is not None:
+        return _BEGINNING.format(exposed_at=exposed_at)
     return "" if question.breakdown is None else _VALUE
 
 
@@ -247,6 +268,8 @@ def _parameters(subject: Subject, question: Question) -> Mapping[str, Any]:
         parameters["excluded_users"] = list(population.exclude_users)
     if question.breakdown is not None:
         parameters["breakdown"] = question.breakdown
+    if question.cohorts is not None:
+        parameters |= {"cohort_width": question.cohorts.width, "cohort_origin": ORIGIN}
     unwanted = [ContextFilter(value.name, value.value) for value in population.exclude_context]
     return parameters | _context_parameters(_WANTED, question.context) | _context_parameters(_UNWANTED, unwanted)
 

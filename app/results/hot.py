@@ -130,6 +130,12 @@ UNION ALL
 SELECT 'segment', place, value, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM segments"""
 
+_COHORTS_ANSWER = """
+UNION ALL
+SELECT 'cohort', place, NULL, CAST(extract(epoch FROM value) * 1000000 AS bigint), NULL, NULL, NULL, NULL, NULL, NULL,
+    NULL, NULL, NULL, NULL, NULL, NULL
+FROM segments"""
+
 _TAIL_EXPOSURES = text(
     "SELECT CAST(json_build_object('user_id', user_id, 'variant_id', variant_id, 'exposed_at', assigned_at,"
     " 'context', coalesce(CAST(context AS text), '{}')) AS text) AS line FROM assignments"
@@ -181,18 +187,18 @@ class HotStore:
             StoreIncomplete: it has dropped events that count.
         """
         async with self._database.read() as connection:
-            if question.breakdown is not None or wanted.recipes:  # All that is asked is of one moment.
+            if question.is_divided or wanted.recipes:  # All that is asked is of one moment.
                 await connection.execute(_ONE_SNAPSHOT)
             await hold_events(connection)
             now = await _prepare(connection)
             if not await store_reaches(connection, subject, question, look_back(wanted.recipes)):
                 raise StoreIncomplete
-            plain = replace(question, breakdown=None)
+            plain = question.undivided
             whole = await _rows(connection, subject, plain, most_slots=most_slots)
             seen = observations_of(whole, with_series=question.with_series)
             if wanted.recipes:
                 seen = with_measured(seen, await _measured(connection, subject, plain, wanted, seen, now))
-            if question.breakdown is not None:
+            if question.is_divided:
                 asked = replace(question, with_series=False)
                 rows = await _rows(connection, subject, asked, most_slots=most_slots)
                 cells = await _measured(connection, subject, asked, wanted, None, now) if wanted.recipes else None
@@ -284,7 +290,7 @@ async def _prepare(connection: AsyncConnection) -> datetime:
 def statement_for(subject: Subject, question: Question, *, most_slots: int) -> tuple[str, Mapping[str, Any]]:
     """Put the statement together from constant parts, leaving out what the question does not need.
 
-    With a breakdown it is about its segments alone.
+    Where the users are divided it is about the parts alone.
     """
     who, parameters_of_who = exposed_in_postgres(subject, question)
     assigned = exposed_hot.assigned(subject, question)
@@ -300,6 +306,7 @@ def statement_for(subject: Subject, question: Question, *, most_slots: int) -> t
         _COUNTED_USERS_ANSWER.format(kind="excluded", label="reason", users=exposed_hot.left_out(question)),
         *((_COUNTED_USERS_ANSWER.format(kind="assigned", label="NULL", users=assigned),) if assigned else ()),
         *((_SEGMENTS_ANSWER,) if question.breakdown is not None else ()),
+        *((_COHORTS_ANSWER,) if question.cohorts is not None else ()),
     ]
     parameters: dict[str, Any] = {
         "project_id": subject.project_id,

@@ -1,11 +1,12 @@
 """What recipes measure for an answer, and how the analysis takes what they found. Plain functions, no I/O."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from fractions import Fraction
 
 from app.experiments.values import Experiment
+from app.measurement.precision import Lost, lost_of
 from app.measurement.samples import covariate_sample_of, sample_of
 from app.measurement.values import MOST_DAYS, ArmMeasured, Asked, Days, Sums
 from app.metrics.values import AttachedMetric, Kind, Recipe, Selection
@@ -13,7 +14,7 @@ from app.results.chosen import Chosen
 from app.results.measured import DailyArm, Measured, MeasuredArm, Shape
 from app.results.recipes import LARGEST_SUM
 from app.results.recipes import measured as observed
-from app.results.values import NOTHING_WANTED, Metric, Observations, Question, Subject, Wanted
+from app.results.values import METRICS_OF_SUMS, NOTHING_WANTED, Metric, Observations, Question, Subject, Wanted
 from app.stats.exact import to_float
 from app.stats.intervals import Interval
 from app.stats.quantiles import quantile_estimate
@@ -35,9 +36,6 @@ _SHAPES: Mapping[Kind, Shape] = {
     Kind.QUANTILE: Shape.QUANTILE,
 }
 _SURELY_IN_RANGE = LARGEST_SUM.bit_length() - 2
-# A unit of more than this share of the users' root mean square total is too coarse.
-_COARSE = Fraction(1, 10**7)
-_COARSE_BESIDE_NOTHING = Fraction(1, 10**9)
 # Built-in metrics whose number before the exposure is defined.
 _ADJUSTABLE = frozenset({Metric.CONVERSION_RATE, Metric.VALUE_PER_USER})
 _WITHOUT_COVARIATES = (
@@ -51,26 +49,24 @@ _COVARIATES_LOST = (
 _OWN_EVENTS = "The metric names its events itself: event_type does not narrow it."
 
 
-@dataclass(frozen=True, slots=True)
-class _Lost:
-    """Whether the numbers, or those from before the exposure, are lost in the rounding of far larger values."""
-
-    numerator: bool
-    covariate: bool
-
-
-def wanted_of(chosen: Sequence[Chosen], question: Question, treatments: int) -> Wanted:
+def wanted_of(chosen: Sequence[Chosen], question: Question, treatments: int, *, with_values: bool = False) -> Wanted:
     """Return what is measured by recipes; all else is observed.
 
     Stored metrics are, and the percentile where the experiment uses it, because its interval and test come from there.
     Other built-in metrics are where they are to be followed day by day or adjusted, which takes every user's own
-    events; rollups have not got these.
+    events; rollups have not got these. with_values: measure those of values as well, as what was observed of them is
+    too rough (see `rough_sums`); recipes are measured in finer units where they need them.
     """
     by_days = follows_days(chosen, question)
     recipes = {
         item.key: recipe_of(item.attached, question)
         for item in chosen
-        if item.attached is not None and (not item.is_built_in or _is_measured(item, question, by_days))
+        if item.attached is not None
+        and (
+            not item.is_built_in
+            or _is_measured(item, question, by_days)
+            or (with_values and item.built_in in METRICS_OF_SUMS)
+        )
     }
     if not recipes:
         return NOTHING_WANTED
@@ -179,7 +175,7 @@ def _measured(
     metric, recipe = attached.metric, wanted.recipes[attached.metric.key]
     seen = observations.measured.get(metric.key, {})
     found = {variant.id: seen.get(variant.id, _NOBODY) for variant in experiment.variants}
-    lost = _precision_lost(recipe, list(found.values()))
+    lost = lost_of(recipe, list(found.values()))
     arms = {variant_id: _arm(recipe, arm, question.confidence, lost) for variant_id, arm in found.items()}
     if Chosen(metric.key, attached).is_built_in:
         whole = observed(Metric(metric.key), experiment, observations)
@@ -203,7 +199,7 @@ def _measured(
 _NOBODY = ArmMeasured()
 
 
-def _notes(attached: AttachedMetric, recipe: Recipe, question: Question, lost: _Lost) -> tuple[str, ...]:
+def _notes(attached: AttachedMetric, recipe: Recipe, question: Question, lost: Lost) -> tuple[str, ...]:
     is_built_in = Chosen(attached.metric.key, attached).is_built_in
     given_up = recipe.covariate_days is None and recipe_of(attached, question).covariate_days is not None
     return (
@@ -213,30 +209,7 @@ def _notes(attached: AttachedMetric, recipe: Recipe, question: Question, lost: _
     )
 
 
-def _precision_lost(recipe: Recipe, arms: Sequence[ArmMeasured]) -> _Lost:
-    """Tell whether limits hide that the values were rounded to multiples of more than their users' totals can bear.
-
-    Values are counted in units that suit the largest one. Where totals are limited, that one hardly counts, and the
-    unit may be large beside all that does.
-    """
-    if recipe.cap is None and recipe.winsorize is None:
-        return _Lost(numerator=False, covariate=False)
-    n = sum(arm.sums.n for arm in arms)
-    return _Lost(
-        numerator=_is_coarse([arm.unit for arm in arms], sum(arm.sums.numerator_squares for arm in arms), n),
-        covariate=_is_coarse([arm.covariate_unit for arm in arms], sum(arm.sums.covariate_squares for arm in arms), n),
-    )
-
-
-def _is_coarse(units: Iterable[Fraction | None], squares: Fraction | int, n: int) -> bool:
-    unit = max((unit for unit in units if unit is not None), default=Fraction(0))
-    if not squares:
-        # All totals are 0, by their values or by rounding: the unit of ordinary values is far below this one.
-        return unit > _COARSE_BESIDE_NOTHING
-    return unit**2 * n > _COARSE**2 * squares
-
-
-def _arm(recipe: Recipe, seen: ArmMeasured, confidence: float, lost: _Lost) -> MeasuredArm:
+def _arm(recipe: Recipe, seen: ArmMeasured, confidence: float, lost: Lost) -> MeasuredArm:
     if recipe.kind is Kind.QUANTILE:
         return _quantile(seen, confidence)
     if lost.numerator:

@@ -10,11 +10,13 @@
 | excluded | variant and reason                | label (the reason), users                                         |
 | assigned | variant, where events expose      | users                                                             |
 | segment  | place of a value in a breakdown   | label (the value); `variant_id` is the place                      |
+| cohort   | place of a cohort                 | bucket_us (where it begins); `variant_id` is the place            |
 
 Totals are whole numbers: values times 2 to the power of `exponent`, rounded half to even.
 
-In the answer to a breakdown `variant_id` is a cell: `PLACES` times the variant's id plus the place of the value.
-Places count from 1, by users; `MISSING` is the place of those without a value, `REST` that of all others.
+Where the users are divided `variant_id` is a cell: `PLACES` times the variant's id plus the place of the value or the
+cohort. Places count from 1, of values by users, of cohorts back from the newest one; `MISSING` is the place of those
+without a value, `REST` that of all others.
 """
 
 import dataclasses
@@ -63,6 +65,7 @@ class Kind(StrEnum):
     EXCLUDED = "excluded"
     ASSIGNED = "assigned"
     SEGMENT = "segment"
+    COHORT = "cohort"
 
 
 def observations_of(rows: Iterable[Row], *, with_series: bool) -> Observations:
@@ -77,12 +80,15 @@ def observations_of(rows: Iterable[Row], *, with_series: bool) -> Observations:
 
 
 def segments_of(rows: Iterable[Row], measured: Measured | None = None) -> tuple[Segment, ...]:
-    """Sort the rows of the answer to a breakdown by value, and what recipes measured in its cells."""
+    """Sort the rows about parts of the users by part, and what recipes measured in its cells."""
     values: dict[int, str] = {}
+    beginnings: dict[int, datetime] = {}
     by_place: dict[int, list[Row]] = defaultdict(list)
     for row in rows:
         if row["kind"] == Kind.SEGMENT:
             values[row["variant_id"]] = row["label"]
+        elif row["kind"] == Kind.COHORT:
+            beginnings[row["variant_id"]] = _time(row)
         else:
             variant_id, place = divmod(row["variant_id"], PLACES)
             by_place[place].append({**row, "variant_id": variant_id})
@@ -92,6 +98,7 @@ def segments_of(rows: Iterable[Row], measured: Measured | None = None) -> tuple[
             values.get(place),
             place == REST,
             dataclasses.replace(observations_of(by_place[place], with_series=False), measured=cells.get(place, {})),
+            beginnings.get(place),
         )
         for place in sorted(by_place, key=lambda place: place or PLACES)
     )
@@ -150,6 +157,7 @@ def _sums(row: Row) -> ValueSums:
         counts=int(row["valued"]),
         count_squares=int(row["valued_squares"]),
         products=int(row["products"]) * unit,
+        unit=unit,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
-from app.results.answer import EffectPoint, EffectSeries, ExposurePoint, ExposureSeries
+from app.results.daily_values import EffectPoint, EffectSeries, ExposurePoint, ExposureSeries
 from app.results.measured import DailyArm, Measured, MeasuredArm, Shape
 from app.results.values import ArmObservations
 from app.results.words import NO_DAILY_DATA, NO_TEST

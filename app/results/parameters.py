@@ -22,7 +22,7 @@ from app.results.limits import (
     MOST_METRICS,
 )
 from app.results.reading import Pair, Reading
-from app.results.values import ContextFilter, Granularity, Question, SourceChoice
+from app.results.values import CohortWidth, ContextFilter, Granularity, Question, SourceChoice
 
 CONTEXT_PREFIX = "context."
 
@@ -101,6 +101,13 @@ def question_of(
         AttributeName | None,
         Query(description="A name in the users' stored context: the answer for each of its values as well."),
     ] = None,
+    cohorts: Annotated[
+        CohortWidth | None,
+        Query(
+            description="The answer for the users who were exposed first on each UTC day, or in each ISO week, as well;"
+            " not together with `breakdown`."
+        ),
+    ] = None,
     effect_over_time: Annotated[
         bool | None,
         Query(
@@ -121,10 +128,11 @@ def question_of(
     """Read the question.
 
     Raises:
-        Invalid: the dates are in the wrong order, or a context filter is out of bounds.
+        Invalid: the dates are in the wrong order, a context filter is out of bounds, or users are to be divided twice.
     """
     if start_date is not None and end_date is not None and end_date <= start_date:
         raise Invalid.field("end_date", "must be after start_date")
+    refuse_two_divisions(breakdown, cohorts)
     return Question(
         event_types=tuple(dict.fromkeys(event_type)),
         start=start_date,
@@ -139,9 +147,24 @@ def question_of(
         fresh=fresh,
         context=_context_of(request),
         breakdown=breakdown,
+        cohorts=cohorts,
         effect_over_time=effect_over_time,
         cuped_days=cuped_days,
     )
+
+
+def refuse_two_divisions(breakdown: str | None, cohorts: CohortWidth | None) -> None:
+    """Refuse a question that divides the users in two ways.
+
+    Raises:
+        Invalid: it does.
+    """
+    if breakdown is not None and cohorts is not None:
+        raise Invalid.field(
+            "cohorts",
+            "users are divided by an attribute or by when they came; leave out cohorts or breakdown, and ask for the"
+            " other one in a second question; context.<name>=<value> with cohorts is about the users of one value",
+        )
 
 
 def reading_of(
@@ -179,7 +202,15 @@ def reading_of(
         Query(gt=0, le=_LARGEST_LIFT, description="Without a planned sample: days remain until this is detectable."),
     ] = None,
 ) -> Reading:
-    """Read how the observations are to be read."""
+    """Read how the observations are to be read.
+
+    Raises:
+        Invalid: a prior has a mean and no deviation, and so would be none.
+    """
+    if prior_lift_mean != 0 and prior_lift_std is None:
+        raise Invalid.field(
+            "prior_lift_mean", "is of use with prior_lift_std alone; give that as well, or leave it out"
+        )
     pairs = dict.fromkeys(compare)
     return Reading(
         compare=tuple(Pair(*pair.split(":")) for pair in pairs),

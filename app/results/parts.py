@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
-from app.results.answer import ComparisonResult, FamilyResult, MetricResult, SrmResult, VariantResult
+from app.results.answer import FamilyResult, MetricResult, SrmResult, VariantResult
 from app.results.beliefs import prob_best
 from app.results.comparing import comparison
+from app.results.comparison_values import ComparisonResult
 from app.results.estimates import lift_percent, measure
 from app.results.measured import Measured
 from app.results.page import Arm, Page
@@ -26,7 +27,7 @@ def variants_of(page: Page) -> tuple[VariantResult, ...]:
             key=arm.variant.key,
             is_control=arm.variant.is_control,
             below_min_sample=page.below_min_sample(arm),
-            metrics={metric.key: _metric(page, metric, arm, _at(best[metric.key], index)) for metric in page.metrics},
+            metrics={metric.key: _metric(page, metric, arm, best[metric.key][index]) for metric in page.metrics},
             time_series=series_of(arm.seen, page.question.granularity.width, confidence),
         )
         for index, arm in enumerate(page.arms)
@@ -70,10 +71,6 @@ def _comparisons(page: Page, holm: Iterable[float | None], bh: Iterable[float | 
             asked, page.contrasts.values(), holm, bh, strict=False
         )
     )
-
-
-def _at(chances: Sequence[float] | None, index: int) -> float | None:
-    return None if chances is None else chances[index]
 
 
 def _metric(page: Page, metric: Measured, arm: Arm, chance: float | None) -> MetricResult:

@@ -7,9 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.experiments.lifecycle import Status
 from app.metrics.values import Direction, Kind, Role
-from app.results.answer import Method, Results
+from app.results.answer import Results
+from app.results.comparison_values import Method
 from app.results.rollup_use import RollupReason
-from app.results.values import Granularity, Source
+from app.results.values import CohortWidth, Granularity, Source
 from app.results.verdicts import DecisionCode, DecisionVerdict, Verdict
 
 
@@ -25,7 +26,10 @@ class MetricOut(_Out):
     ci_lower: float | None
     ci_upper: float | None
     lift_vs_control: Annotated[float | None, Field(description="Percent, two decimals.")]
-    prob_best: Annotated[float | None, Field(description="Chance to be the best of all variants by this metric.")]
+    prob_best: Annotated[
+        float | None,
+        Field(description="Chance to be the best by this metric, of all variants that have users; null without any."),
+    ]
     steps: Annotated[list[int] | None, Field(description="Of a funnel: the users who got as far as each step.")]
     null_reason: str | None
 
@@ -275,8 +279,33 @@ class SegmentOut(_Out):
     comparisons: list[ComparisonOut]
 
 
+class HomogeneityOut(_Out):
+    """Whether one comparison comes out the same in all parts of the users: Cochran's Q, chi-square.
+
+    Null where fewer than two parts can be compared (TOO_FEW_GROUPS), and of metrics without a test (NO_TEST).
+    """
+
+    variant: str
+    control: str
+    metric: str
+    parts: Annotated[int, Field(description="Segments or cohorts whose differences are compared.")]
+    left_out: Annotated[
+        int,
+        Field(description="Those with fewer than `min_sample` users of a variant, or a difference without a variance."),
+    ]
+    statistic: float | None
+    df: int | None
+    p_value: Annotated[float | None, Field(description="Small: the effect is not the same in all parts.")]
+    p_value_holm: Annotated[float | None, Field(description="Adjusted over all comparisons tested in this way.")]
+    i_squared_percent: Annotated[
+        float | None, Field(description="Of the variation between the differences, what chance does not explain.")
+    ]
+    null_reason: str | None
+    notes: list[str]
+
+
 class PoststratifiedOut(_Out):
-    """A comparison of all users with the segments as strata: chance imbalances between the variants are taken out.
+    """A comparison of all users with the parts as strata: chance imbalances between the variants are taken out.
 
     Null where a stratum lacks a variant (EMPTY_ARM) or has a single user of one (TOO_FEW_UNITS), and of metrics that
     are no means or ratios (NO_STRATIFIED_FORM). The p-value is for this comparison alone.
@@ -285,7 +314,7 @@ class PoststratifiedOut(_Out):
     variant: str
     control: str
     metric: str
-    strata: Annotated[int, Field(description="Segments with a user of either variant.")]
+    strata: Annotated[int, Field(description="Segments or cohorts with a user of either variant.")]
     difference: float | None
     difference_ci_lower: float | None
     difference_ci_upper: float | None
@@ -307,6 +336,35 @@ class BreakdownOut(_Out):
     attribute: str
     segments: list[SegmentOut]
     family: Annotated[FamilyOut, Field(description="All comparisons of segments are adjusted together.")]
+    homogeneity: Annotated[
+        list[HomogeneityOut], Field(description="One for each comparison of the whole answer, in their order.")
+    ]
+    poststratified: Annotated[
+        list[PoststratifiedOut], Field(description="One for each comparison of the whole answer, in their order.")
+    ]
+
+
+class CohortOut(_Out):
+    """The users who were exposed first on one UTC day, or in one ISO week."""
+
+    since: Annotated[datetime | None, Field(description="Null of the first cohort if it `is_rest`.")]
+    until: Annotated[datetime, Field(description="They were exposed before this.")]
+    is_rest: Annotated[bool, Field(description="All users from before the newest 50 days or weeks that had any.")]
+    users: int
+    srm: SrmOut
+    variants: Annotated[list[VariantOut], Field(description="Without a time series.")]
+    comparisons: list[ComparisonOut]
+
+
+class CohortsOut(_Out):
+    """The answer for the users of each day or week, oldest first; their events count whenever they happened."""
+
+    width: CohortWidth
+    cohorts: Annotated[list[CohortOut], Field(description="Days and weeks without users are left out.")]
+    family: Annotated[FamilyOut, Field(description="All comparisons of cohorts are adjusted together.")]
+    homogeneity: Annotated[
+        list[HomogeneityOut], Field(description="One for each comparison of the whole answer, in their order.")
+    ]
     poststratified: Annotated[
         list[PoststratifiedOut], Field(description="One for each comparison of the whole answer, in their order.")
     ]
@@ -380,6 +438,7 @@ class ResultsOut(_Out):
     effect_over_time: list[EffectSeriesOut]
     exposures_over_time: list[ExposureSeriesOut]
     breakdown: Annotated[BreakdownOut | None, Field(description="Null where none was asked for.")]
+    cohorts: Annotated[CohortsOut | None, Field(description="Null where none were asked for.")]
     provenance: ProvenanceOut
     metadata: MetadataOut
 

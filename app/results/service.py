@@ -44,6 +44,7 @@ from app.results.reach import Reach, Watermark
 from app.results.reading import PLAIN, Reading
 from app.results.repository import FreshnessRepository
 from app.results.rollup_use import NOT_FROM_HISTORY, RollupReason, RollupUse, obstacle, unused
+from app.results.rough_sums import are_rough
 from app.results.routing import Conditions, Decision, choose
 from app.results.values import Freshness, Observations, Question, Source, SourceChoice, Subject, Wanted
 from app.rollups.repository import RollupRepository
@@ -185,6 +186,9 @@ class ResultsService:
         wanted = wanted_of(asked.metrics, question, len(experiment.variants) - 1)
         async with self._turns:
             wanted, seen = await self._observe_within_reach(experiment, question, wanted)
+            if are_rough(seen.observations):
+                wanted = wanted_of(asked.metrics, question, len(experiment.variants) - 1, with_values=True)
+                wanted, seen = await self._observe_within_reach(experiment, question, wanted)
             # After the observation and not beside it, which would take two connections to spare some milliseconds.
             duplicates = await self._count_duplicates(experiment, question, store_up=store_up)
         provenance = Provenance(seen.source, seen.complete_until, self._clock(), seen.rollups, duplicates)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from fractions import Fraction
@@ -44,6 +44,20 @@ _WIDTHS = {
 }
 
 
+class CohortWidth(StrEnum):
+    """From how long a time, in UTC, the users of a cohort come; weeks are those of ISO 8601, from Monday on."""
+
+    DAY = "day"
+    WEEK = "week"
+
+    @property
+    def width(self) -> timedelta:
+        return _COHORT_WIDTHS[self]
+
+
+_COHORT_WIDTHS = {CohortWidth.DAY: timedelta(days=1), CohortWidth.WEEK: timedelta(days=7)}
+
+
 class SourceChoice(StrEnum):
     """Which store the caller wants to hear."""
 
@@ -65,7 +79,7 @@ _JSON_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 _SMALLEST_NUMBER, _LARGEST_NUMBER = 1e-300, 1e300
 
 DEFAULT_METRICS = (Metric.CONVERSION_RATE, Metric.UNIQUE_USERS)
-_METRICS_OF_SUMS = frozenset({Metric.AVG_VALUE, Metric.VALUE_PER_USER})
+METRICS_OF_SUMS = frozenset({Metric.AVG_VALUE, Metric.VALUE_PER_USER})
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +117,8 @@ class Question:
     context: tuple[ContextFilter, ...] = ()
     # A name in the stored context: observe the users of each of its values as well.
     breakdown: str | None = None
+    # Observe the users who were exposed first on each day, or in each week, as well.
+    cohorts: CohortWidth | None = None
     # Without the time series the answer is a summary, cheaper to make and cached more briefly.
     with_series: bool = True
     # Whether built-in metrics are measured day by day; `None`: where stored ones are, too.
@@ -110,13 +126,28 @@ class Question:
     # Adjust built-in metrics by the same number from so many days before the exposure.
     cuped_days: int | None = None
 
+    def __post_init__(self) -> None:
+        # A cell of a variant and a part of the users has one number for the part.
+        if self.breakdown is not None and self.cohorts is not None:
+            raise ValueError("users are divided by an attribute or by when they came, not by both")
+
+    @property
+    def is_divided(self) -> bool:
+        """Tell whether parts of the users are observed beside all of them."""
+        return self.breakdown is not None or self.cohorts is not None
+
+    @property
+    def undivided(self) -> Self:
+        """Return the question about all users alone."""
+        return replace(self, breakdown=None, cohorts=None)
+
     @property
     def confidence(self) -> float:
         return self.confidence_level / 100
 
     @property
     def wants_sums(self) -> bool:
-        return not _METRICS_OF_SUMS.isdisjoint(self.metrics)
+        return not METRICS_OF_SUMS.isdisjoint(self.metrics)
 
     @property
     def wants_p95(self) -> bool:
@@ -187,7 +218,8 @@ class Exclusion(StrEnum):
 class ValueSums:
     """Exact sums over an arm's exposed users of each one's total value and number of valued events.
 
-    Who has none adds 0 everywhere.
+    Who has none adds 0 everywhere. unit: what values were rounded to multiples of, which suits the largest value of all
+    arms; it tells how they were added and not what they are, so it is no part of equality.
     """
 
     totals: Fraction = Fraction(0)
@@ -195,6 +227,7 @@ class ValueSums:
     counts: int = 0
     count_squares: int = 0
     products: Fraction = Fraction(0)
+    unit: Fraction = field(default=Fraction(0), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +281,8 @@ class ArmObservations:
 class Observations:
     """What a store saw, by variant id. A variant that nobody is in may be missing.
 
-    segments: those of the question's `breakdown`, the largest first, then the rest, then those without a value.
+    segments: those of the question's `breakdown`, the largest first, then the rest, then those without a value; or its
+    `cohorts`, the newest first, then the rest.
     measured: what recipes found, by the metric's key and variant id.
     late_events: counted events that were ingested more than an hour after their time; `None` where events were
     counted ahead. It tells how the data came and not what they are, so it is no part of equality.
@@ -264,21 +298,23 @@ class Observations:
 
 
 _NOTHING = ArmObservations()
-# More values than a page can show are counted as one.
+# More values than a page can show are counted as one, and so are more cohorts.
 MOST_SEGMENTS = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """The exposed users whose stored context has the same value under one name, without a time series.
+    """Part of the exposed users, without a time series: those of one value in their stored context, or of one cohort.
 
     value: as text, as `context.<name>=<value>` finds it; `None` where there is none, or only an object or a list,
-    and of the rest. is_rest: the users of all values beyond the `MOST_SEGMENTS` with the most users.
+    of the rest, and of cohorts. is_rest: the users of all values beyond the `MOST_SEGMENTS` with the most users, or of
+    all cohorts before the newest `MOST_SEGMENTS`. since: where a cohort begins; of the rest nobody says.
     """
 
     value: str | None
     is_rest: bool
     observations: Observations
+    since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

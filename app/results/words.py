@@ -31,6 +31,8 @@ _SENTENCES: Mapping[str, str] = MappingProxyType(
         " its always-valid interval has no two finite ends. The one of the difference stands.",
         "EMPTY_ARM": "A variant has no exposed user yet.",
         "TOO_FEW_UNITS": "A variance needs two users in each variant at least.",
+        "TOO_FEW_GROUPS": "Nothing to compare: fewer than two parts have `min_sample` users of both variants, and a"
+        " variance. Take larger parts, such as weeks, or a smaller `min_sample`.",
         "ZERO_VARIANCE": "All users of the compared variants have the same value, so there is nothing to test.",
         "ZERO_BASELINE": "The control's value is 0, and a lift over 0 does not exist; read the difference.",
         "ZERO_DENOMINATOR": "The metric's denominator sums to 0 in a variant.",

@@ -25,6 +25,7 @@ the arm over both stores.
 | lift of any metric, Fieller | `lift.relative_lift` | `Lift` |
 | sample ratio mismatch | `srm.srm_chi_square(observed, expected_weights)` | `SrmTest` |
 | the same, at every look | `srm.srm_sequential(observed, expected_weights)` | `SequentialSrm` |
+| is an effect the same in all groups | `homogeneity.cochran_q([effects.effect_of(...), ...])` | `Homogeneity` |
 | difference of means within strata | `poststratification.poststratified_difference(strata)` | `PostStratified` |
 | is a rate worse by less than a margin | `noninferiority.noninferiority_rates(..., margin=0.02)` | `NonInferiority` |
 | the same of any metric | `noninferiority.noninferiority_test(..., margin=0.02)` | `NonInferiority` |

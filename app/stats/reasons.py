@@ -9,6 +9,7 @@ class NullReason(StrEnum):
     EMPTY_ARM = "EMPTY_ARM"  # An arm has no units at all.
     TOO_FEW_UNITS = "TOO_FEW_UNITS"  # A sample variance needs at least two units per arm.
     TOO_FEW_ARMS = "TOO_FEW_ARMS"  # Nothing to compare with.
+    TOO_FEW_GROUPS = "TOO_FEW_GROUPS"  # Fewer than two groups have an effect with a variance.
     ZERO_VARIANCE = "ZERO_VARIANCE"  # Every unit of the compared arms has the same value.
     ZERO_BASELINE = "ZERO_BASELINE"  # A lift over zero does not exist.
     ZERO_DENOMINATOR = "ZERO_DENOMINATOR"  # A ratio metric whose denominator sums to zero.

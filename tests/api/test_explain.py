@@ -224,6 +224,11 @@ def test_explain__users_and_contexts_left_out__are_written_into_the_text(
         ({"cuped_days": "7"}, "cuped_days"),
         ({"breakdown": ""}, "breakdown"),
         ({"include_ci": True}, "include_ci"),
+        ({"include_overrides": 1}, "include_overrides"),
+        ({"effect_over_time": "yes"}, "effect_over_time"),
+        ({"metrics": []}, "metrics"),
+        ({"event_type": []}, "event_type"),
+        ({"event_type": [" "]}, "event_type.0"),
         ({"context": {"country": 5}}, "context.country"),
     ],
 )

@@ -338,6 +338,13 @@ def test_export__of_results_with_what_no_table_holds__says_which_form_has_it(cli
     assert taken.json()["breakdown"]["attribute"] == "country"
 
 
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_export__of_results_with_what_changes_no_table__is_the_same_table(client: httpx.Client, form: str) -> None:
+    experiment = _with_purchases(client)
+    plain = {"granularity": "day", "effect_over_time": "false"}
+    assert _export(client, experiment, "results", form, **plain) == _export(client, experiment, "results", form)
+
+
 def test_export__unknown_experiment__is_404(
     client: httpx.Client, empty_project: httpx.Client, make_token: Callable[..., Json]
 ) -> None:

@@ -1,7 +1,7 @@
 """The results for parts of the users. Plain functions, no I/O."""
 
 from app.reports.markup import Child, foreign, tag
-from app.reports.tables import poststratified_table, segments_table
+from app.reports.tables import homogeneity_table, parts_table, poststratified_table
 from app.reports.values import Material
 
 
@@ -18,7 +18,8 @@ def breakdown(material: Material) -> Child:
             "Each part has fewer users than the whole, and among many parts one looks special by chance: read the"
             " adjusted p-values, and take what they show as an idea for the next experiment.",
         ),
-        [segments_table(material, definition, found) for definition in material.results.definitions],
+        homogeneity_table(found),
+        [parts_table(material, definition, found) for definition in material.results.definitions],
         tag("p", found.family.text, class_="soft"),
         tag(
             "p",

@@ -3,7 +3,7 @@
 from app.reports.markup import Html, tag
 from app.reports.trends import effect_chart
 from app.reports.values import Material
-from app.results.answer import EffectSeries
+from app.results.daily_values import EffectSeries
 from app.results.words import NO_DAILY_DATA, sentences
 
 # More pictures than these make a page that no browser scrolls and nobody reads; the tables hold all the numbers.

@@ -11,7 +11,8 @@ from app.reports.tables import (
     values_table,
 )
 from app.reports.values import Material, is_less_better, label_of
-from app.results.answer import ComparisonResult, DefinitionResult
+from app.results.answer import DefinitionResult
+from app.results.comparison_values import ComparisonResult
 from app.results.words import sentences
 
 

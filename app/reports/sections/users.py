@@ -5,7 +5,7 @@ from app.reports.numbers import NOTHING, p_in_words, plain
 from app.reports.tables import facts, table
 from app.reports.trends import exposures_chart
 from app.reports.values import Material
-from app.results.answer import ExposureSeries
+from app.results.daily_values import ExposureSeries
 
 
 def users(material: Material) -> Html:

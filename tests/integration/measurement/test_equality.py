@@ -1,14 +1,17 @@
 """PostgreSQL, ClickHouse and both together measure the same, to the last bit, and what a plain loop says."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from fractions import Fraction
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from app.measurement.values import Asked, Days, Measured
+from app.measurement.precision import Lost, lost_of
+from app.measurement.values import ArmMeasured, Asked, Days, Measured, Sums
 from app.metrics.values import Kind, Operator, PropertyFilter, Recipe, Selection, ValueSource
 from tests.integration.measurement import reference
 from tests.integration.measurement.stored import Bench, Happened
@@ -188,6 +191,33 @@ def _happened(values: Any, properties: Any) -> st.SearchStrategy[list[Happened]]
 _keyed = st.lists(_recipes(), min_size=2, max_size=4).map(
     lambda recipes: {f"m{index}": recipe for index, recipe in enumerate(recipes)}
 )
+
+
+@st.composite
+def _limited_recipes(draw: st.DrawFn) -> Recipe:
+    """Draw sums of values with a limit; most events count for them, so that absurd ones come to stand beside others."""
+    kind = draw(st.sampled_from([Kind.SUM, Kind.SUM, Kind.MEAN, Kind.RATIO]))
+    cap, winsorize = draw(
+        st.sampled_from([(1.5, None), (10.0, None), (1e9, None), (None, 0.5), (None, 0.75), (None, 0.75), (10.0, 0.75)])
+    )
+    return Recipe(
+        kind=kind,
+        selections=(Selection(draw(st.sampled_from([("buy",), ("buy", "view"), ()]))),),
+        denominator=Selection(("view",), source=draw(_sources)) if kind is Kind.RATIO else None,
+        window_s=draw(_mostly(st.none(), st.just(_DAY_S))),
+        cap=cap,
+        winsorize=winsorize,
+        covariate_days=draw(st.sampled_from([None, 2, 2])) if kind is Kind.SUM else None,
+    )
+
+
+_sources = st.sampled_from([ValueSource.ONE, ValueSource.VALUE])
+_limited = st.lists(_limited_recipes(), min_size=2, max_size=4).map(
+    lambda recipes: {f"m{index}": recipe for index, recipe in enumerate(recipes)}
+)
+# A moment sent as a price, the bounds of common types, and the like.
+_absurd_values = st.sampled_from([1.7e18, -1.7e18, 1e21, -1e21, 2.0**63, 3.4028234663852886e38])
+_seldom_absurd = st.integers(1, 10).flatmap(lambda nth: _absurd_values if nth == 10 else _plain_values)
 # Every example takes many round trips, so shrinking would take minutes.
 _MANY = settings(
     max_examples=10,
@@ -209,12 +239,16 @@ class Drawn:
     as_sent: bool
 
 
-def _drawn(values: st.SearchStrategy[Any], properties: st.SearchStrategy[Any]) -> st.SearchStrategy[Drawn]:
+def _drawn(
+    values: st.SearchStrategy[Any],
+    properties: st.SearchStrategy[Any],
+    recipes: st.SearchStrategy[dict[str, Recipe]] = _keyed,
+) -> st.SearchStrategy[Drawn]:
     return st.builds(
         Drawn,
         assignments=_assigned,
         events=_happened(values, properties),
-        recipes=_keyed,
+        recipes=recipes,
         asked=_questions,
         split=_moments,
         as_sent=st.booleans(),
@@ -251,6 +285,66 @@ async def test_measuring__values_and_properties_of_any_size__equal_from_every_so
             assert seen.of(key, variant_id).events == arm.events
 
 
+@_MANY
+@given(drawn=_drawn(_seldom_absurd, _plain_properties, _limited))
+async def test_measuring__absurd_values_under_limits__equal_from_every_source_and_as_counted_by_hand(
+    bench: Bench, drawn: Drawn
+) -> None:
+    stored = await bench.store(drawn.assignments, drawn.events, as_sent=drawn.as_sent)
+
+    seen = await bench.measure(stored, drawn.recipes, drawn.asked, drawn.split)
+
+    expected = reference.measured(stored, drawn.recipes, drawn.asked)
+    for key, arms in expected.metrics.items():
+        measured = [seen.of(key, variant_id) for variant_id in arms]
+        assert lost_of(drawn.recipes[key], measured) == Lost(numerator=False, covariate=False)
+        _assert_close([arm.sums for arm in measured], [arm.sums for arm in arms.values()])
+        for found, arm in zip(measured, arms.values(), strict=True):
+            assert (found.sums.n, found.events) == (arm.sums.n, arm.events)
+            if found.unit is None or found.unit <= _LEAST:
+                assert _numerators(found) == _numerators(arm)
+            if found.covariate_unit is None or found.covariate_unit <= _LEAST:
+                assert _covariates(found) == _covariates(arm)
+
+
+def _assert_close(found: list[Sums], expected: list[Sums]) -> None:
+    """Compare where the limits leave absurd values as they are, so that these dominate, and others are lost in them."""
+
+    def size(of: Callable[[Sums], Fraction | int]) -> Fraction:
+        return sum((Fraction(of(sums)) for sums in expected), Fraction(0))
+
+    n, xx, yy, zz = (
+        size(of)
+        for of in (
+            lambda sums: sums.n,
+            lambda sums: sums.numerator_squares,
+            lambda sums: sums.denominator_squares,
+            lambda sums: sums.covariate_squares,
+        )
+    )
+    for one, other in zip(found, expected, strict=True):
+        # No sum of products is larger than the root of those of squares.
+        assert abs(one.numerator - other.numerator) ** 2 <= n * xx / 10**18
+        assert abs(one.numerator_squares - other.numerator_squares) <= xx / 10**9
+        assert abs(one.products - other.products) ** 2 <= xx * yy / 10**18
+        assert abs(one.covariate_squares - other.covariate_squares) <= zz / 10**9
+        assert abs(one.covariate_products - other.covariate_products) ** 2 <= xx * zz / 10**18
+
+
+# What all values are multiples of.
+_LEAST = Fraction(1, 64)
+
+
+def _numerators(arm: ArmMeasured) -> list[tuple[Fraction | int, ...]]:
+    every = [arm.sums, *(daily.sums for daily in arm.daily)]
+    return [(sums.n, sums.users, sums.numerator, sums.numerator_squares) for sums in every]
+
+
+def _covariates(arm: ArmMeasured) -> list[tuple[Fraction, ...]]:
+    every = [arm.sums, *(daily.sums for daily in arm.daily)]
+    return [(sums.covariate, sums.covariate_squares) for sums in every]
+
+
 def _redelivered(rows: list[Happened]) -> st.SearchStrategy[list[Happened]]:
     return st.lists(st.sampled_from(rows), max_size=6).flatmap(lambda again: st.permutations([*rows, *again]))
 
@@ -265,6 +359,8 @@ def _as_by_hand(seen: Measured) -> Measured:
                     quantile=arm.quantile and replace(arm.quantile, lower=None, upper=None),
                     unit=None,
                     covariate_unit=None,
+                    finer=0,
+                    covariate_finer=0,
                 )
                 for variant_id, arm in arms.items()
             }

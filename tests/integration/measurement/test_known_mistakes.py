@@ -6,8 +6,9 @@ from fractions import Fraction
 
 import pytest
 
+from app.measurement.precision import lost_of
 from app.measurement.sightings import Sightings, sighting_recipes, sightings_of
-from app.measurement.values import Asked, Days
+from app.measurement.values import ArmMeasured, Asked, Days
 from app.metrics.values import Kind, Operator, PropertyFilter, Recipe, Selection, ValueSource
 from tests.integration.measurement.stored import HOUR, Bench, Happened
 from tests.integration.results.world import Assigned
@@ -146,6 +147,81 @@ async def test_winsorize__quantile_of_all_arms_and_users__is_where_totals_are_cu
     # Totals are 0, 7, 8 and 100; three quarters of them are not above 8.
     assert seen.of("revenue", stored.experiment.variants[0].id).sums.numerator == 15
     assert seen.of("revenue", stored.experiment.variants[1].id).sums.numerator == 8
+
+
+@pytest.mark.parametrize(
+    ("absurd", "finer"),
+    [(1.7e18, 60), (1e21, 60), (-1e21, 60), (3.4028234663852886e38, 120), (1e40, 120)],
+)
+async def test_cap__absurd_value__counts_as_the_cap_and_costs_the_others_nothing(
+    bench: Bench, absurd: float, finer: int
+) -> None:
+    # One user's absurd value is taken back, so that what is left of it is that user's total.
+    taken_back = [_buy("b", 1, absurd), _buy("b", 2, 0.3), _buy("b", 3, -absurd)]
+    stored = await bench.store(_THREE, [_buy("a", 1, absurd), _buy("a", -2, 2.5), *taken_back, _buy("c", 1, 0.1)])
+    recipes = {
+        "capped": Recipe(kind=Kind.SUM, selections=(_BUY,), cap=12.75, covariate_days=1),
+        "per event": Recipe(kind=Kind.MEAN, selections=(_BUY,), cap=12.75),
+        "all": _REVENUE,
+    }
+
+    seen = await bench.measure(stored, recipes, _ALWAYS, _AT + HOUR)
+
+    variant_id = stored.experiment.variants[0].id
+    cap = Fraction(51, 4) if absurd > 0 else Fraction(-51, 4)
+    for key in ("capped", "per event"):
+        arm = seen.of(key, variant_id)
+        assert abs(arm.sums.numerator - cap - Fraction(0.3) - Fraction(0.1)) < Fraction(1, 10**9)
+        assert abs(arm.sums.numerator_squares - cap**2 - Fraction(1, 10)) < Fraction(1, 10**9)
+        assert (arm.finer, arm.covariate_finer) == (finer, 0)
+    assert seen.of("capped", variant_id).sums.covariate == Fraction(5, 2)
+    assert abs(seen.of("capped", variant_id).sums.covariate_products - cap * Fraction(5, 2)) < Fraction(1, 10**9)
+    assert seen.of("per event", variant_id).sums.denominator == 5
+    assert seen.of("all", variant_id).finer == 0
+
+
+async def test_winsorize__absurd_values_before_and_after_the_exposure__cost_the_others_nothing(bench: Bench) -> None:
+    users = [*_THREE, Assigned("d", 1, _AT, _AT)]
+    after = [_buy("a", 1, 1e21), _buy("b", 1, 7.25), _buy("d", 1, 8.5)]
+    before = [_buy("a", -1, 3.5), _buy("b", -1, 1e30), _buy("d", -1, 0.25)]
+    stored = await bench.store(users, [*after, *before])
+    recipe = Recipe(kind=Kind.SUM, selections=(_BUY,), winsorize=0.75, covariate_days=1)
+
+    seen = await bench.measure(stored, {"revenue": recipe}, replace(_ALWAYS, days=Days(date(2026, 3, 1), 2)), _AT)
+
+    # Totals are 0, 7.25, 8.5 and 1e21 after the exposure; 0, 0.25, 3.5 and 1e30 before it.
+    first, second = (seen.of("revenue", variant.id) for variant in stored.experiment.variants[:2])
+    assert _fractions_of(first) == (Fraction("15.75"), Fraction("124.8125"), 7, Fraction("24.5"), Fraction("55.125"))
+    assert _fractions_of(second) == (
+        Fraction("8.5"),
+        Fraction("72.25"),
+        Fraction(1, 4),
+        Fraction(1, 16),
+        Fraction("2.125"),
+    )
+    assert first.daily[-1].sums == first.sums
+    assert (first.finer, first.covariate_finer) == (60, 120)
+
+
+def _fractions_of(arm: ArmMeasured) -> tuple[Fraction | int, ...]:
+    sums = arm.sums
+    return (
+        *(sums.numerator, sums.numerator_squares),
+        *(sums.covariate, sums.covariate_squares, sums.covariate_products),
+    )
+
+
+async def test_cap__value_beyond_the_finest_unit__leaves_units_that_say_so(bench: Bench) -> None:
+    stored = await bench.store(_THREE, [_buy("a", 1, 1e100), _buy("b", 1, 7.25)])
+    recipe = Recipe(kind=Kind.SUM, selections=(_BUY,), cap=10.0)
+
+    seen = await bench.measure(stored, {"revenue": recipe}, _ALWAYS, _AT)
+
+    arm = seen.of("revenue", stored.experiment.variants[0].id)
+    assert arm.finer == 120
+    assert arm.unit is not None
+    assert arm.unit > 10**30
+    assert lost_of(recipe, [arm]).numerator
 
 
 async def test_covariate__events_before_the_exposure_and_the_question__are_it(bench: Bench) -> None:

@@ -1,7 +1,7 @@
 """An answer put together of nothing but the rows that its explained SQL gives where somebody pastes it."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -74,8 +74,19 @@ class Pasted:
 
 
 async def paste(statement: Statement, one: Paste, *, is_hot: bool) -> Pasted:
-    """Paste every query by itself."""
-    return Pasted({(query.part, query.by_segment): await one(query.sql) for query in statement.queries}, is_hot)
+    """Paste every query by itself; metrics in finer units have a query of their own, beside the others'."""
+    rows: dict[tuple[Part, bool], Sequence[Row]] = {}
+    for query in statement.queries:
+        key = query.part, query.by_segment
+        rows[key] = _together(rows.get(key, ()), await one(query.sql), is_hot=is_hot)
+    return Pasted(rows, is_hot)
+
+
+def _together(before: Sequence[Row], found: Sequence[Row], *, is_hot: bool) -> Sequence[Row]:
+    if is_hot or not before:
+        return [*before, *found]
+    others = {row["variant_id"]: row for row in before}
+    return [{**others[row["variant_id"]], **row} for row in found]
 
 
 def answer_of(
@@ -88,9 +99,9 @@ def answer_of(
     wanted = wanted_of(chosen, question, len(experiment.variants) - 1)
     seen = observations_of(found.of(Part.OBSERVED), with_series=True)
     if wanted.recipes:
-        days = days_of(seen, replace(observed_question(question, wanted), breakdown=None), wanted, now)
+        days = days_of(seen, observed_question(question, wanted).undivided, wanted, now)
         seen = with_measured(seen, _measured(experiment, question, wanted, found, days, by_segment=False))
-    if question.breakdown is not None:
+    if question.is_divided:
         rows = found.of(Part.OBSERVED, by_segment=True)
         cells = _measured(experiment, question, wanted, found, None, by_segment=True) if wanted.recipes else None
         seen = with_segments(seen, segments_of(rows, cells))

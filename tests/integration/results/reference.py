@@ -3,14 +3,14 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from fractions import Fraction
 from typing import Any
 
 from app.events.messages import MOST_AHEAD
 from app.experiments.population import ExposureRule, Population
 from app.experiments.values import Experiment
-from app.results.values import MOST_SEGMENTS, ContextFilter, Exclusion, Question
+from app.results.values import MOST_SEGMENTS, CohortWidth, ContextFilter, Exclusion, Question
 from tests.integration.results.world import Assigned, Happened, History
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -66,6 +66,30 @@ def broken_down(
         segments[(value, False) if value is None or value in largest else (None, True)].append(each)
     tallied = {key: _tally(experiment, history, question, members) for key, members in segments.items()}
     return {key: arms for key, arms in tallied.items() if arms}
+
+
+def by_cohort(
+    experiment: Experiment, history: History, question: Question, population: Population
+) -> dict[datetime | None, dict[int, Arm]]:
+    """Count by where the cohort begins; all that begin before the newest ones are together under `None`."""
+    assert question.cohorts is not None
+    members: dict[date, list[_Candidate]] = defaultdict(list)
+    for each in _candidates(experiment, history, question, population):
+        if each.exposed_at is not None and _before(each.exposed_at, question.end):
+            members[_first_day(each.exposed_at, question.cohorts)].append(each)
+    newest = sorted(members, reverse=True)[:MOST_SEGMENTS]
+    cohorts: dict[datetime | None, list[_Candidate]] = defaultdict(list)
+    for day, own in members.items():
+        cohorts[datetime.combine(day, time(), UTC) if day in newest else None] += own
+    return {since: _tally(experiment, history, question, own) for since, own in cohorts.items()}
+
+
+def _first_day(moment: datetime, width: CohortWidth) -> date:
+    day = moment.astimezone(UTC).date()
+    if width is CohortWidth.DAY:
+        return day
+    year, week, _ = day.isocalendar()
+    return date.fromisocalendar(year, week, 1)
 
 
 def value_of(found: object) -> str | None:

@@ -15,6 +15,7 @@ from app.results.cold import ColdStore
 from app.results.hot import HotStore
 from app.results.values import (
     ArmObservations,
+    CohortWidth,
     ContextFilter,
     Exclusion,
     Granularity,
@@ -388,6 +389,93 @@ async def test_observe__breakdown_with_many_values__keeps_the_largest_and_one_re
     assert [segment.value for segment in seen.segments] == [*(f"p{number:02}" for number in range(50)), None]
     assert seen.segments[-1].is_rest
     assert seen.segments[-1].observations.of(experiment.control.id).exposed == 3 + 3 + 2
+
+
+async def test_observe__cohorts__have_the_users_of_each_day_from_midnight_on(observer: Observer, world: World) -> None:
+    experiment = await world.experiment()
+    midnight = datetime(2026, 3, 2, tzinfo=UTC)  # A Monday.
+    users = [
+        Assigned("anna", 0, midnight - _TICK, _NOON),
+        Assigned("bert", 0, midnight, _NOON),
+        Assigned("carl", 1, midnight + 24 * _HOUR - _TICK, _NOON),
+        # Imported, from years ago.
+        Assigned("dora", 1, datetime(2019, 12, 30, tzinfo=UTC), _NOON),
+    ]
+    events = [_event("anna", midnight + 50 * _HOUR), _event("carl", midnight), _event("dora")]
+    await world.store(experiment, History(users, events=events))
+
+    by_day = await observer.agreed(experiment, Question(cohorts=CohortWidth.DAY))
+    by_week = await observer.agreed(experiment, Question(cohorts=CohortWidth.WEEK))
+
+    days = [midnight, midnight - timedelta(days=1), datetime(2019, 12, 30, tzinfo=UTC)]
+    assert [segment.since for segment in by_day.segments] == days
+    assert [_exposed_and_converted(segment, experiment) for segment in by_day.segments] == [
+        [(1, 0), (1, 0)],
+        [(1, 1), (0, 0)],
+        [(0, 0), (1, 1)],
+    ]
+    weeks = [midnight, midnight - timedelta(days=7), datetime(2019, 12, 30, tzinfo=UTC)]
+    assert [segment.since for segment in by_week.segments] == weeks
+    assert not any(segment.is_rest or segment.value for segment in (*by_day.segments, *by_week.segments))
+
+
+async def test_observe__cohorts_where_events_expose__go_by_the_event_and_end_with_the_question(
+    observer: Observer, world: World
+) -> None:
+    experiment = replace(await world.experiment(), population=_BY_EVENT)
+    later = _NOON + timedelta(days=3)
+    shown = [
+        _sighting("anna", "control", later),
+        _sighting("bert", "control", later + timedelta(days=1)),
+        _sighting("carl", "control", later + timedelta(days=9)),
+    ]
+    users = (*_THREE, Assigned("dora", 0, _NOON, _NOON))  # Never shown anything.
+    await world.store(experiment, History(users, events=shown))
+
+    asked = Question(cohorts=CohortWidth.DAY, end=datetime(2026, 3, 5, 12, tzinfo=UTC) + _TICK)
+    seen = await observer.agreed(experiment, asked)
+
+    assert [segment.since for segment in seen.segments] == [datetime(2026, 3, day, tzinfo=UTC) for day in (5, 4)]
+    control = experiment.control.id
+    assert [segment.observations.of(control).exposed for segment in seen.segments] == [1, 1]
+    assert [segment.observations.of(control).assigned_by_plan for segment in seen.segments] == [1, 1]
+    assert seen.of(control).assigned_by_plan == 4
+
+
+async def test_observe__overrides_included__are_in_the_cohort_of_the_override(observer: Observer, world: World) -> None:
+    experiment = await world.experiment()
+    forced = Overridden("anna", 1, _NOON + timedelta(days=2), _NOON)
+    await world.store(experiment, History(_THREE, [forced]))
+
+    with_them = await observer.agreed(experiment, Question(cohorts=CohortWidth.DAY, include_overrides=True))
+    without = await observer.agreed(experiment, Question(cohorts=CohortWidth.DAY))
+
+    assert [_exposed_and_converted(segment, experiment) for segment in with_them.segments] == [
+        [(0, 0), (1, 0)],
+        [(2, 0), (0, 0)],
+    ]
+    (cohort,) = without.segments
+    assert cohort.observations.of(experiment.control.id).excluded == {Exclusion.OVERRIDE: 1}
+
+
+async def test_observe__more_cohorts_than_are_shown__keeps_the_newest_and_one_rest(
+    observer: Observer, world: World
+) -> None:
+    experiment = await world.experiment()
+    users = [
+        Assigned(f"user-{number}", number % 2, _NOON + timedelta(days=number % 53), _NOON) for number in range(106)
+    ]
+    await world.store(experiment, History(users))
+
+    seen = await observer.agreed(experiment, Question(cohorts=CohortWidth.DAY))
+
+    first = datetime(2026, 3, 1, tzinfo=UTC)
+    assert [segment.since for segment in seen.segments] == [
+        *(first + timedelta(days=number) for number in range(52, 2, -1)),
+        None,
+    ]
+    assert [segment.is_rest for segment in seen.segments] == [False] * 50 + [True]
+    assert _exposed_and_converted(seen.segments[-1], experiment) == [(3, 0), (3, 0)]
 
 
 def _exposed_and_converted(segment: Segment, experiment: Experiment) -> list[tuple[int, int]]:

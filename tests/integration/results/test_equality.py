@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from app.events.messages import MOST_AHEAD
 from app.experiments.population import ContextValue, ExposureRule, Population
 from app.experiments.values import Experiment
 from app.results.analysis import answer
@@ -19,6 +20,7 @@ from app.results.hot import HotStore
 from app.results.provenance import Provenance
 from app.results.values import (
     ArmObservations,
+    CohortWidth,
     ContextFilter,
     Granularity,
     Metric,
@@ -27,7 +29,7 @@ from app.results.values import (
     Source,
     Subject,
 )
-from tests.integration.results.reference import Arm, broken_down, sums_of, tally
+from tests.integration.results.reference import Arm, broken_down, by_cohort, sums_of, tally
 from tests.integration.results.world import FAR, Assigned, Happened, History, Overridden, World
 
 _START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -206,6 +208,73 @@ async def test_observations__same_history__equal_from_every_source_and_as_counte
         for segment in seen.segments:
             arms = segments[segment.value, segment.is_rest]
             _assert_all_as_counted(segment.observations, arms, replace(question, with_series=False))
+
+
+# Hours of a history become quarters of days, so that exposures lie on midnights, on a Monday's too, and beside them.
+_STRETCHED = 6
+
+
+def _stretched(moment: datetime) -> datetime:
+    hours = round((moment - _START) / timedelta(hours=1))
+    return moment + (_STRETCHED - 1) * timedelta(hours=hours)
+
+
+def _over_days(history: History) -> History:
+    """Spread a history over some days; nothing is ingested more than a day before it happens."""
+    return History(
+        [
+            replace(row, at=_stretched(row.at), ingested_at=max(_stretched(row.ingested_at), _stretched(row.at)))
+            for row in history.assignments
+        ],
+        [replace(row, at=_stretched(row.at)) for row in history.overrides],
+        [
+            replace(
+                row,
+                ts=_stretched(row.ts),
+                ingested_at=max(_stretched(row.ingested_at), _stretched(row.ts) - MOST_AHEAD),
+            )
+            for row in history.events
+        ],
+    )
+
+
+# The same statements, with other cells: what is new shows in few examples.
+@settings(_MANY, max_examples=6)
+@given(
+    history=_histories(_plain_values).map(_over_days),
+    question=_questions,
+    width=st.sampled_from(list(CohortWidth)),
+    population=_populations,
+    split=_moments.map(_stretched),
+    data=st.data(),
+)
+async def test_cohorts__same_history__equal_from_every_source_and_as_counted_by_hand(
+    world: World,
+    hot: HotStore,
+    cold: ColdStore,
+    history: History,
+    question: Question,
+    width: CohortWidth,
+    population: Population,
+    split: datetime,
+    data: Any,
+) -> None:
+    experiment = replace(await world.experiment(["50", "30", "20"]), population=population)
+    start, end = (None if bound is None else _stretched(bound) for bound in (question.start, question.end))
+    asked = replace(question, breakdown=None, cohorts=width, granularity=Granularity.DAY, start=start, end=end)
+
+    seen = await _observe_everywhere(world, hot, cold, experiment, history, asked, split, data)
+
+    _assert_all_as_counted(seen, tally(experiment, history, asked, population), asked)
+    cohorts = by_cohort(experiment, history, asked, population)
+    assert [segment.since for segment in seen.segments] == sorted(filter(None, cohorts), reverse=True)
+    for segment in seen.segments:
+        arms = cohorts[segment.since]
+        for arm in arms.values():  # Who was never exposed came on no day.
+            arm.assigned_by_plan = arm.exposed_by_plan
+        _assert_all_as_counted(segment.observations, arms, replace(asked, with_series=False))
+    for variant in experiment.variants:
+        assert seen.of(variant.id).exposed == sum(one.observations.of(variant.id).exposed for one in seen.segments)
 
 
 @_MANY

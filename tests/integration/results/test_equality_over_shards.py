@@ -13,6 +13,7 @@ from tests.pipeline.outbox_run import column
 # Collected here as well, where they find the `clickhouse` below.
 hot, cold = test_equality.hot, test_equality.cold
 test_same_history = test_equality.test_observations__same_history__equal_from_every_source_and_as_counted_by_hand
+test_cohorts = test_equality.test_cohorts__same_history__equal_from_every_source_and_as_counted_by_hand
 test_values_of_any_size = test_equality.test_observations__values_of_any_size__equal_from_every_source_and_never_nan
 
 _DATABASE = "sharded"

@@ -37,7 +37,7 @@ from app.results.exposed_hot import exposed_in_postgres
 from app.results.hot import HotStore
 from app.results.measuring import asked_of
 from app.results.service import ResultsService
-from app.results.values import ContextFilter, Granularity, Metric, Question, SourceChoice, Subject, Wanted
+from app.results.values import CohortWidth, ContextFilter, Granularity, Metric, Question, SourceChoice, Subject, Wanted
 from tests.integration.results.pasted_answers import answer_of, from_psql, paste
 from tests.integration.results.services import Bench, BrokenClickHouse, running_service
 from tests.integration.results.world import FAR, Assigned, Happened, History, Overridden, World
@@ -224,6 +224,13 @@ _WHOLE: dict[str, Question] = {
         include_overrides=True,
         granularity=Granularity.HOUR,
     ),
+    "cohorts of all kinds": Question(metrics=(*_STORED, *_ALL), cuped_days=3, cohorts=CohortWidth.DAY),
+    "cohorts of weeks, with overrides": Question(
+        metrics=("revenue", "median", "value_per_user"),
+        end=_T0 + 50 * _HOUR,
+        include_overrides=True,
+        cohorts=CohortWidth.WEEK,
+    ),
     "counts alone": Question(),
 }
 
@@ -306,7 +313,7 @@ async def _compare(world: World, experiment: Experiment, url: str, services: _Be
 
     assert results.metadata.total_users > 0
     assert (own.variants, own.comparisons, own.srm) == (results.variants, results.comparisons, results.srm)
-    assert own.breakdown == results.breakdown
+    assert (own.breakdown, own.cohorts) == (results.breakdown, results.cohorts)
     assert own.effect_over_time == results.effect_over_time
     assert own.exposures_over_time == results.exposures_over_time
     assert own.summary == results.summary
@@ -330,6 +337,46 @@ async def test_explained__every_query_pasted__gives_the_whole_answer(
 
     assert results.metadata.total_users > 0
     assert results.provenance.duplicates_dropped == 17
+
+
+@pytest.mark.parametrize("source", [SourceChoice.HOT, SourceChoice.COLD])
+async def test_explained__absurd_values_under_limits__have_queries_in_the_units_that_results_use(
+    world: World, url: str, services: _Bench, source: SourceChoice
+) -> None:
+    experiment = await world.experiment()
+    users = [
+        Assigned(f"user-{number}", number % 2, _T0, _T0, {"country": ("DE", "SE")[number % 3 == 0]})
+        for number in range(24)
+    ]
+    events = [
+        Happened(user.user_id, "buy", _T0 + hours * _HOUR, _T0 + hours * _HOUR, 0.1 * number + hours)
+        for number, user in enumerate(users)
+        for hours in (-5, 3, 30)
+    ]
+    absurd = [Happened(f"user-{number}", "buy", _T0 + _HOUR, _T0 + _HOUR, 1e21) for number in (4, 9)]
+    await world.store(experiment, History(users, (), [*events, *absurd]))
+    recipes = {
+        "bought": Recipe(kind=Kind.COUNT, selections=(_BUY,)),
+        "capped": Recipe(kind=Kind.SUM, selections=(_BUY,), cap=40.5, covariate_days=1),
+        "cut": Recipe(kind=Kind.MEAN, selections=(_BUY,), winsorize=0.75),
+    }
+    async with world.database.begin() as connection:
+        for key, recipe in recipes.items():
+            spec = MetricSpec(key=key, name=key, description=None, recipe=recipe, direction=Direction.UP, unit=None)
+            await MetricRepository(connection).insert(experiment.project_id, spec, 1)
+    question = Question(metrics=tuple(recipes), breakdown="country", source=source)
+
+    results = await _compare(world, experiment, url, services, question)
+
+    assert all(variant.metrics["capped"].value is not None for variant in results.variants)
+    explained = await services.explain.explain(experiment.project_id, experiment.key, question)
+    statement = explained.postgresql if source is SourceChoice.HOT else explained.clickhouse
+    assert statement is not None
+    assert [query.metrics for query in statement.queries if query.part is Part.MEASURED] == [
+        ("bought",),
+        ("capped", "cut"),
+    ] * 2
+    assert any("in finer units" in note and note.endswith("own: capped, cut.") for note in explained.notes)
 
 
 @pytest.fixture

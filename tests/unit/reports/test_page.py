@@ -21,15 +21,18 @@ from app.reports.values import Material
 from app.results.analysis import analyse, answer
 from app.results.answer import (
     BreakdownResult,
+    CohortResult,
+    CohortsResult,
     FamilyResult,
-    NonInferiorityResult,
+    HomogeneityResult,
     PoststratifiedResult,
     Results,
     SegmentResult,
 )
+from app.results.comparison_values import NonInferiorityResult
 from app.results.measured import DailyArm, Measured, MeasuredArm, Shape
 from app.results.reading import PLAIN, Pair, Reading
-from app.results.values import Metric, Observations, Question
+from app.results.values import CohortWidth, Metric, Observations, Question, Segment
 from app.stats.samples import Proportion
 from tests.unit.reports.material import HERE, HOSTILE, attached, material, planned, rates
 from tests.unit.results.arms import STARTED, arm, experiment, observed
@@ -191,11 +194,78 @@ def _stratified(results: Results) -> tuple[PoststratifiedResult, ...]:
     )
 
 
+def _same(results: Results) -> tuple[HomogeneityResult, ...]:
+    """Return whether the first two comparisons are the same in all parts: one that is not, and one nobody can tell."""
+    return tuple(
+        HomogeneityResult(
+            variant=one.variant,
+            control=one.control,
+            metric=one.metric,
+            parts=9,
+            left_out=4,
+            statistic=31.25 if reason is None else None,
+            df=8 if reason is None else None,
+            p_value=0.0321 if reason is None else None,
+            p_value_holm=0.0432 if reason is None else None,
+            i_squared_percent=74.4 if reason is None else None,
+            null_reason=reason,
+            notes=() if reason is None else ("Too few parts.",),
+        )
+        for one, reason in zip(results.comparisons, (None, "TOO_FEW_GROUPS"), strict=False)
+    )
+
+
+def test_page__cohorts__have_a_picture_a_table_and_the_test_that_they_are_alike() -> None:
+    made = material(question=Question(min_sample=1))
+    days = [STARTED + timedelta(days=number) for number in range(3)]
+    cohorts = tuple(
+        CohortResult(
+            since=since,
+            until=days[0] if since is None else since + timedelta(days=1),
+            is_rest=since is None,
+            users=4321,
+            srm=made.results.srm,
+            variants=made.results.variants,
+            comparisons=made.results.comparisons,
+        )
+        for since in (None, *days)
+    )
+    found = CohortsResult(
+        width=CohortWidth.DAY,
+        cohorts=cohorts,
+        family=FamilyResult(comparisons=9, tested=9, text="All cohorts together."),
+        homogeneity=_same(made.results),
+        poststratified=_stratified(made.results),
+    )
+    reader = _check(page(replace(made, results=replace(made.results, cohorts=found))))
+
+    tested = sum(one.difference_ci_lower is not None for one in made.results.comparisons)
+    assert len(reader.of("svg")) == len(_read(page(made)).of("svg")) + tested
+    for said in ("By the day of exposure", "Effect by day of exposure: signup", "all before, together"):
+        assert said in reader.text
+    for said in ("2026-03-01", "before 2026-03-01", "4,321", "All cohorts together.", "31.25", "0.0321", "74.4 %"):
+        assert said in reader.text
+    assert "Too few parts." in reader.text
+
+
+@pytest.mark.parametrize("users", [0, 9])
+def test_page__cohorts_without_anything_to_draw__have_no_picture(users: int) -> None:
+    question = Question(cohorts=CohortWidth.WEEK, include_ci=False)
+    seen = observed(arm(users, users // 3), arm(users, users // 2))
+    segments = (Segment(None, is_rest=False, observations=seen, since=STARTED),) if users else ()
+    found = answer(experiment(2), question, replace(seen, segments=segments), HERE)
+    reader = _check(page(Material(experiment(2), found, None)))
+
+    assert "By the week of exposure" in reader.text
+    assert ("week of 2026-03-01" in reader.text) == bool(segments)
+    assert "Effect by week" not in reader.text
+
+
 def test_page__parts_as_strata__show_the_estimate_of_all_users_beside_its_reduction() -> None:
     made = material()
     family = FamilyResult(comparisons=0, tested=0, text="Of nothing.")
     broken_down = BreakdownResult(
-        attribute="country", segments=(), family=family, poststratified=_stratified(made.results)
+        attribute="country", segments=(), family=family, homogeneity=(), poststratified=_stratified(made.results)
     )
     text = _check(page(replace(made, results=replace(made.results, breakdown=broken_down)))).text
 
@@ -235,7 +305,13 @@ def _hostile() -> Material:
         for value, is_rest in ((HOSTILE, False), (None, True), (None, False))
     )
     family = FamilyResult(comparisons=9, tested=9, text="All of them.")
-    broken_down = BreakdownResult(attribute=HOSTILE, segments=parts, family=family, poststratified=_stratified(results))
+    broken_down = BreakdownResult(
+        attribute=HOSTILE,
+        segments=parts,
+        family=family,
+        homogeneity=_same(results),
+        poststratified=_stratified(results),
+    )
     results = replace(results, breakdown=broken_down)
     account = PlanAccount(HOSTILE, hostile.seal, Verdict((HOSTILE,), (HOSTILE,)))
     return Material(hostile, results, account)

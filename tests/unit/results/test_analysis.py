@@ -18,7 +18,8 @@ from app.experiments.analysis_plan import AnalysisPlan, StoppingRule
 from app.metrics.values import AttachedMetric, Direction, Kind, Recipe, Role
 from app.metrics.values import Metric as StoredMetric
 from app.results.analysis import analyse, answer
-from app.results.answer import ComparisonResult, Results
+from app.results.answer import Results
+from app.results.comparison_values import ComparisonResult
 from app.results.measured import DailyArm, Measured, MeasuredArm, Shape
 from app.results.provenance import Provenance
 from app.results.reading import PLAIN, Pair, Reading

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.results.answer import Method
+from app.results.comparison_values import Method
 from app.results.contrasts import Contrast
 from app.results.deciding import decide
 from app.results.verdicts import Verdict

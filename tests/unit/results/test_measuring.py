@@ -10,8 +10,8 @@ import pytest
 from app.measurement.values import ArmMeasured, ClusterCounts, DailySums, Days, QuantileSeen, Sums
 from app.metrics.builtin import built_in
 from app.metrics.values import AttachedMetric, Direction, Kind, Metric, Recipe, Role, Selection
-from app.results.answer import Method
 from app.results.chosen import Chosen
+from app.results.comparison_values import Method
 from app.results.contrasts import contrast
 from app.results.estimates import measure
 from app.results.measured import Measured, Shape

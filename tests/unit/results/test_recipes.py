@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.results.answer import Method
+from app.results.comparison_values import Method
 from app.results.estimates import lift_percent
 from app.results.observed import observations_of
 from app.results.values import ArmObservations, Metric, Neighbours, ValueSums

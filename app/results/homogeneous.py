@@ -1,0 +1,71 @@
+"""Whether the comparisons of a whole answer come out the same in all parts of the users. Plain functions, no I/O."""
+
+from collections.abc import Sequence
+
+from app.experiments.values import Variant
+from app.results.answer import HomogeneityResult
+from app.results.measured import Measured, MeasuredArm
+from app.results.page import Page
+from app.results.words import NO_TEST, sentences
+from app.stats.effects import Effect, Scale, effect_of
+from app.stats.homogeneity import Homogeneity, cochran_q
+from app.stats.multiple import adjust_p_values
+
+
+def homogeneity_of(whole: Page, parts: Sequence[Sequence[Measured]]) -> tuple[HomogeneityResult, ...]:
+    """Return the test of every comparison of the whole answer, in their order.
+
+    parts: of each part of the users the metrics, in the order of the whole answer's. Users are in exactly one part.
+    """
+    asked = [
+        (metric, variant, control, [own[index] for own in parts])
+        for variant, control in whole.pairs
+        for index, metric in enumerate(whole.metrics)
+    ]
+    tests = [
+        _tested(own, variant, control, whole.question.min_sample) if metric.tested else None
+        for metric, variant, control, own in asked
+    ]
+    holm = adjust_p_values([None if test is None else test.p_value for test in tests]).adjusted
+    return tuple(
+        _result(metric.key, variant, control, test, by_holm, len(own))
+        for (metric, variant, control, own), test, by_holm in zip(asked, tests, holm, strict=True)
+    )
+
+
+def _tested(parts: Sequence[Measured], variant: Variant, control: Variant, least: int) -> Homogeneity:
+    """Test the differences of the parts in which both variants have users enough.
+
+    The variances of smaller ones are not known well enough to weigh by; how many users came is no outcome, so that
+    leaving them out favours nothing.
+    """
+    return cochran_q([_effect(metric.of(control.id), metric.of(variant.id), least) for metric in parts])
+
+
+_TOO_SMALL = Effect(estimate=None, variance=None)
+
+
+def _effect(control: MeasuredArm, treatment: MeasuredArm, least: int) -> Effect:
+    c, t = control.sample.estimate(), treatment.sample.estimate()
+    return _TOO_SMALL if min(c.n, t.n) < least else effect_of(c, t, Scale.ABSOLUTE)
+
+
+def _result(
+    metric: str, variant: Variant, control: Variant, test: Homogeneity | None, holm: float | None, parts: int
+) -> HomogeneityResult:
+    reason = NO_TEST if test is None else test.null_reason
+    i_squared = None if test is None else test.i_squared
+    return HomogeneityResult(
+        variant=variant.key,
+        control=control.key,
+        metric=metric,
+        parts=0 if test is None else test.groups,
+        left_out=parts if test is None else test.left_out,
+        statistic=None if test is None else test.statistic,
+        df=None if test is None else test.df,
+        p_value=None if test is None else test.p_value,
+        p_value_holm=holm,
+        i_squared_percent=None if i_squared is None else 100 * i_squared,
+        null_reason=reason,
+        notes=sentences([reason]),
+    )
