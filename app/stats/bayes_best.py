@@ -2,30 +2,28 @@
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 from scipy import special
 
-from app.stats.bayes_effect import NormalPrior
+from app.stats.bayes_effect import NormalPrior, weighted
 from app.stats.bayes_rates import BetaPrior
 from app.stats.exact import all_finite, to_float
-from app.stats.rate_belief import Array, RateBelief, grid, shared_chances
+from app.stats.panels import WIDEST_ON_LOGITS, Array, grid
+from app.stats.rate_belief import RULE, RateBelief, shared_chances
 from app.stats.samples import Proportion, Sample
 
 _FLAT = BetaPrior()
 # Standard deviations from a normal's mean at which the integration is cut; beyond the last lies less than 1e-15.
 _CUTS = np.array([-8.0, -6.0, -4.0, -2.5, -1.0, 0.0, 1.0, 2.5, 4.0, 6.0, 8.0])
-# The mass that the nodes find of a density. The flattest of priors may have most of theirs at rates that a double
-# cannot tell from 1; where the nodes find still less, or more than there is, they do not integrate the density.
-_LEAST_MASS, _MOST_MASS = 0.25, 1.01
+_RULE = np.polynomial.legendre.leggauss(12)
+# The share of its mass by which the nodes may miss a density that they integrate.
+_MISSED = 1e-6
 
 
-def prob_best_rate(
-    arms: Sequence[Proportion], *, prior: BetaPrior = _FLAT, lowest: bool = False
-) -> tuple[float, ...] | None:
+def prob_best_rate(arms: Sequence[Proportion], *, prior: BetaPrior = _FLAT, lowest: bool = False) -> tuple[float, ...]:
     """Return, for each of the arms, (k,), the chance that its rate is the highest, or the lowest; they sum to 1.
-
-    `None` where units or a prior are so many that doubles do not hold the posteriors, far from any experiment.
 
     Raises:
         ValueError: there is no arm.
@@ -35,20 +33,9 @@ def prob_best_rate(
     if not arms:
         raise ValueError("the best of no arms does not exist")
     beliefs = [RateBelief.after(arm, prior) for arm in arms]
-    # Rates near 0 have all their digits, rates near 1 have not: if the best are there, look at the complements, whose
-    # order is opposite.
-    means = [belief.mean for belief in beliefs]
-    mirrored = (min(means) if lowest else max(means)) > 0.5
-    if mirrored:
-        beliefs = [belief.mirrored() for belief in beliefs]
-    logits, widths = grid(np.concatenate([belief.cuts() for belief in beliefs]))
-    rates = np.asarray(special.expit(logits))
+    logits, widths = grid(np.concatenate([belief.cuts() for belief in beliefs]), RULE, widest=WIDEST_ON_LOGITS)
     densities = [belief.logit_density(logits) * widths for belief in beliefs]
-    if not _are_integrated(densities):
-        return None
-    others_are_above = lowest is not mirrored
-    areas = [belief.above(rates) if others_are_above else belief.below(rates) for belief in beliefs]
-    return shared_chances(densities, areas) if all(np.all(np.isfinite(area)) for area in areas) else None
+    return shared_chances(densities, [belief.above(logits) if lowest else belief.below(logits) for belief in beliefs])
 
 
 def prob_best_value(
@@ -66,21 +53,23 @@ def prob_best_value(
     """
     if not arms:
         raise ValueError("the best of no arms does not exist")
+    origin = arms[0].estimate().value
     moments: list[tuple[float, float]] = []
     for arm, prior in zip(arms, priors or [None] * len(arms), strict=True):
-        found = _posterior(arm, prior)
+        found = _posterior(arm, prior, origin or Fraction(0))
         if found is None:
             return None
         moments.append(found)
     sign = -1.0 if lowest else 1.0
     # On a scale on which the widest posterior has a deviation near 1, whatever the metric's unit.
-    unit, center = max(sd for _, sd in moments), moments[0][0]
-    means = [sign * (mean - center) / unit for mean, _ in moments]
+    unit = max(sd for _, sd in moments)
+    means = [sign * mean / unit for mean, _ in moments]
     deviations = [sd / unit for _, sd in moments]
     if not all_finite(*means) or min(deviations) < 1e-9:
         return None
     cuts = np.concatenate([mean + _CUTS * sd for mean, sd in zip(means, deviations, strict=True)])
-    nodes, widths = _panels(cuts)
+    # Cut there only: far apart normals leave nothing to integrate between them.
+    nodes, widths = grid(cuts, _RULE)
     scores = [(nodes - mean) / sd for mean, sd in zip(means, deviations, strict=True)]
     densities = [
         np.exp(-0.5 * score * score) / (sd * math.sqrt(2.0 * math.pi)) * widths
@@ -92,29 +81,20 @@ def prob_best_value(
 
 
 def _are_integrated(densities: Sequence[Array]) -> bool:
-    """Say whether the nodes find about the whole mass of each density; a sum that is not a number is none."""
-    return all(_LEAST_MASS <= float(np.sum(density)) <= _MOST_MASS for density in densities)
+    """Say whether the nodes find the mass of each density; a sum that is not a number is none."""
+    return all(abs(float(np.sum(density)) - 1.0) <= _MISSED for density in densities)
 
 
-def _panels(cuts: "np.typing.NDArray[np.float64]") -> tuple["np.typing.NDArray[np.float64]", ...]:
-    """Cut the line at the given points only: far apart normals leave nothing to integrate between them."""
-    ends = np.unique(cuts)
-    nodes, weights = np.polynomial.legendre.leggauss(12)
-    half = np.diff(ends)[:, None] / 2.0
-    return (ends[:-1, None] + half * (1.0 + nodes)).ravel(), (half * weights).ravel()
-
-
-def _posterior(arm: Sample, prior: NormalPrior | None) -> tuple[float, float] | None:
-    """Return mean and standard deviation."""
+def _posterior(arm: Sample, prior: NormalPrior | None, origin: Fraction) -> tuple[float, float] | None:
+    """Return mean, from the origin, and standard deviation."""
     estimate = arm.estimate()
     if estimate.value is None or estimate.variance is None:
         return None
-    mean, variance = to_float(estimate.value), to_float(estimate.variance)
-    if not all_finite(mean, variance) or variance <= 0.0:
+    # Means that are large against their deviations would lose their difference in doubles.
+    mean, variance = estimate.value - origin, estimate.variance
+    if variance == 0:
         return None
     if prior is not None:
-        total = prior.variance + variance
-        mean = prior.variance / total * mean + variance / total * prior.mean
-        variance = prior.variance / total * variance
-    sd = math.sqrt(variance)
-    return (mean, sd) if all_finite(mean, sd) and sd > 0.0 else None
+        mean, variance = weighted(mean, variance, Fraction(prior.mean) - origin, Fraction(prior.variance))
+    moments = to_float(mean), math.sqrt(to_float(variance))
+    return moments if all_finite(*moments) and moments[1] > 0.0 else None

@@ -4,31 +4,17 @@ The same posteriors as in `bayes_rates`, integrated over the narrower of the two
 a page of comparisons.
 """
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-from scipy import special
 
 from app.stats.bayes_rates import BetaPrior
 from app.stats.checks import check_open_unit
-from app.stats.distributions import two_sided_quantile
-from app.stats.rate_belief import Array, RateBelief, grid
+from app.stats.difference_limits import DifferenceOver
+from app.stats.rate_belief import RateBelief
 from app.stats.samples import Proportion
 
 _FLAT = BetaPrior()
-# A step this small, as a share of the difference's standard deviation, is Newton's last: what is left is its square.
-_LAST_STEP = 1e-5
-_MOST_STEPS = 100
-# Beta densities with parameters from here on are flat enough where their rates end.
-_SMOOTH_FROM = 12.0
-_CROWD = np.array([-0.1, -0.01, -1e-3, -1e-4, -1e-6, 0.0, 1e-6, 1e-4, 1e-3, 0.01, 0.1])
-
-# Of the rates integrated over and the difference: the area below it, and the density there.
-_Inner: TypeAlias = Callable[[Array, Array], tuple[Array, Array]]
-_Below: TypeAlias = Callable[[Array], tuple[Array, Array]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,115 +49,60 @@ def bayes_rate_difference(
     check_open_unit("credibility", credibility)
     c, t = RateBelief.after(control, prior), RateBelief.after(treatment, prior)
     if c.mean + t.mean > 1.0:
-        # Rates near 0 have all their digits, rates near 1 have not: look at the complements, whose order is opposite.
+        # Means near 0 have all their digits, means near 1 have not: look at the complements, whose order is opposite.
         c, t = t.mirrored(), c.mirrored()
-    return _over_control(c, t, credibility) if c.sd <= t.sd else _over_treatment(c, t, credibility)
+    if c == t:
+        return _evened(_over_control(c, t, credibility))
+    # The arms' order decides nothing, so that swapping them turns the answer around exactly.
+    over_control = (c.sd, c.a) <= (t.sd, t.a)
+    return _over_control(c, t, credibility) if over_control else _over_treatment(c, t, credibility)
+
+
+def _evened(found: RateDifference) -> RateDifference:
+    """Take from a belief about equal arms what integration has left in favour of one of them."""
+    loss = (found.expected_loss_choose_control + found.expected_loss_choose_treatment) / 2.0
+    reach = (found.upper - found.lower) / 2.0
+    return RateDifference(
+        mean=0.0,
+        lower=-reach,
+        upper=reach,
+        prob_treatment_better=0.5,
+        expected_loss_choose_control=loss,
+        expected_loss_choose_treatment=loss,
+    )
 
 
 def _over_control(c: RateBelief, t: RateBelief, credibility: float) -> RateDifference:
-    rates, weights = _nodes(c)
-    lower, upper = _limits(
-        c,
-        t,
-        credibility,
-        below=_summed(c, t, rates, weights, lambda x, d: (t.below(_inside(x + d)), _density(t, x + d)), sign=1.0),
-    )
+    difference = DifferenceOver(c, t)
+    below, above, shortfall, excess = _integrated(difference)
+    lower, upper = difference.limits(credibility)
     return RateDifference(
         mean=t.mean - c.mean,
         lower=lower,
         upper=upper,
-        prob_treatment_better=min(1.0, float(t.above(rates) @ weights)),
-        expected_loss_choose_control=float(t.excess(rates) @ weights),
-        expected_loss_choose_treatment=float(t.shortfall(rates) @ weights),
+        prob_treatment_better=above / (below + above),
+        expected_loss_choose_control=excess,
+        expected_loss_choose_treatment=shortfall,
     )
 
 
 def _over_treatment(c: RateBelief, t: RateBelief, credibility: float) -> RateDifference:
-    rates, weights = _nodes(t)
-    lower, upper = _limits(
-        c,
-        t,
-        credibility,
-        below=_summed(t, c, rates, weights, lambda x, d: (c.above(_inside(x - d)), _density(c, x - d)), sign=-1.0),
-    )
+    difference = DifferenceOver(t, c)
+    below, above, shortfall, excess = _integrated(difference)
+    lower, upper = difference.limits(credibility)
     return RateDifference(
         mean=t.mean - c.mean,
-        lower=lower,
-        upper=upper,
-        prob_treatment_better=min(1.0, float(c.below(rates) @ weights)),
-        expected_loss_choose_control=float(c.shortfall(rates) @ weights),
-        expected_loss_choose_treatment=float(c.excess(rates) @ weights),
+        lower=-upper,
+        upper=-lower,
+        prob_treatment_better=below / (below + above),
+        expected_loss_choose_control=shortfall,
+        expected_loss_choose_treatment=excess,
     )
 
 
-def _nodes(belief: RateBelief, cuts: Array | None = None) -> tuple[Array, Array]:
-    """Return rates, and the belief's weights at them, which sum to 1."""
-    logits, widths = grid(belief.cuts() if cuts is None else cuts)
-    weights = belief.logit_density(logits) * widths
-    return np.asarray(special.expit(logits)), np.asarray(weights / np.sum(weights))
-
-
-def _summed(over: RateBelief, other: RateBelief, rates: Array, weights: Array, inner: _Inner, *, sign: float) -> _Below:
-    """Return the function of the difference that integrates both parts of `inner` over one belief.
-
-    The other rate, x + sign d, meets 0 or 1 somewhere on the way. Beliefs of few units are not smooth there: panels
-    then end at that place and crowd around it.
-    """
-    if min(over.a, over.b, other.a, other.b) >= _SMOOTH_FROM:
-
-        def at_once(differences: Array) -> tuple[Array, Array]:
-            areas, slopes = inner(rates, differences[:, None])
-            return np.asarray(areas @ weights), np.asarray(slopes @ weights)
-
-        return at_once
-    cuts = over.cuts()
-
-    def one(difference: float) -> tuple[float, float]:
-        ends = np.array([-sign * difference, 1.0 - sign * difference])
-        crowd = (ends[:, None] + _CROWD).ravel()
-        places = special.logit(crowd[(crowd > 0.0) & (crowd < 1.0)])
-        x, w = _nodes(over, np.append(cuts, places[(places > cuts.min()) & (places < cuts.max())]))
-        areas, slopes = inner(x, np.array(difference))
-        return float(areas @ w), float(slopes @ w)
-
-    def one_by_one(differences: Array) -> tuple[Array, Array]:
-        found = np.array([one(float(difference)) for difference in differences])
-        return found[:, 0], found[:, 1]
-
-    return one_by_one
-
-
-def _inside(rates: Array) -> Array:
-    return np.clip(rates, 0.0, 1.0)
-
-
-def _density(belief: RateBelief, rates: Array) -> Array:
-    """Return the density of the rate, 0 where there are no rates."""
-    inside = (rates > 0.0) & (rates < 1.0)
-    kept = np.where(inside, rates, 0.5)
-    slope = belief.logit_density(np.asarray(special.logit(kept))) / (kept * (1.0 - kept))
-    return np.asarray(np.where(inside, slope, 0.0))
-
-
-def _limits(c: RateBelief, t: RateBelief, credibility: float, *, below: _Below) -> tuple[float, float]:
-    """Return the differences below which the tails lie, by Newton's method on the normal score, kept in brackets."""
-    sd = math.hypot(c.sd, t.sd)
-    reach = two_sided_quantile(credibility)
-    wanted = np.array([-reach, reach])
-    low, high = np.full(2, -1.0), np.full(2, 1.0)
-    guess = np.clip((t.mean - c.mean) + wanted * sd, -1.0 + 1e-9, 1.0 - 1e-9)
-    for _ in range(_MOST_STEPS):
-        area, density = below(guess)
-        score = special.ndtri(np.clip(area, 0.0, 1.0))
-        low = np.where(score <= wanted, np.maximum(low, guess), low)
-        high = np.where(score >= wanted, np.minimum(high, guess), high)
-        # An area of 0 or 1 has no score, and its step is not usable.
-        with np.errstate(all="ignore"):
-            step = guess - (score - wanted) / (density * math.sqrt(2.0 * math.pi) * np.exp(score * score / 2.0))
-        usable = np.isfinite(step) & (step >= low) & (step <= high)
-        new = np.where(usable, step, (low + high) / 2.0)
-        done = np.all(np.abs(new - guess) <= _LAST_STEP * sd)
-        guess = new
-        if done:
-            break
-    return float(guess[0]), float(guess[1])
+def _integrated(difference: DifferenceOver) -> tuple[float, float, float, float]:
+    """Return the chances that the other rate is below and above, and by how much it is expected to be either."""
+    other, nodes = difference.other, difference.nodes
+    below, above = other.below(nodes.logits), other.above(nodes.logits)
+    parts = np.stack([below, above, *other.losses(nodes.logits, below, above)]) @ nodes.weights
+    return float(parts[0]), float(parts[1]), float(parts[2]), float(parts[3])

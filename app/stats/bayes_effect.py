@@ -1,12 +1,14 @@
 """Bayesian reading of an effect: a normal prior on the difference or the lift, and a normal likelihood."""
 
 import math
+import sys
 from dataclasses import dataclass
+from fractions import Fraction
 
 from app.stats.checks import check_finite, check_open_unit, check_positive
 from app.stats.distributions import normal_density, normal_sf, two_sided_quantile
 from app.stats.effects import Scale, effect_of
-from app.stats.exact import all_finite
+from app.stats.exact import all_finite, to_float
 from app.stats.reasons import NullReason
 from app.stats.samples import Sample
 
@@ -70,11 +72,14 @@ def bayes_normal(
         return _undefined(effect.null_reason)
     mean, variance = effect.estimate, effect.variance
     if prior is not None:
-        total = prior.variance + effect.variance
-        mean = (prior.variance / total) * effect.estimate + (effect.variance / total) * prior.mean
-        variance = (prior.variance / total) * effect.variance
+        # In doubles the sum of both variances may overflow, and their product may vanish.
+        moments = weighted(Fraction(mean), Fraction(variance), Fraction(prior.mean), Fraction(prior.variance))
+        mean, variance = to_float(moments[0]), to_float(moments[1])
+    if not sys.float_info.min <= min(variance, effect.variance) <= sys.float_info.max:
+        # Smaller doubles than the least have lost digits.
+        return _undefined(NullReason.OUT_OF_RANGE)
     sd = math.sqrt(variance)
-    if sd == 0.0 or not all_finite(mean / sd, mean - quantile * sd, mean + quantile * sd):
+    if not all_finite(mean / sd, mean - quantile * sd, mean + quantile * sd):
         return _undefined(NullReason.OUT_OF_RANGE)
     z = mean / sd
     return EffectPosterior(
@@ -86,6 +91,17 @@ def bayes_normal(
         expected_loss_choose_control=sd * _partial_expectation(z),
         expected_loss_choose_treatment=sd * _partial_expectation(-z),
     )
+
+
+def weighted(
+    first: Fraction, first_variance: Fraction, second: Fraction, second_variance: Fraction
+) -> tuple[Fraction, Fraction]:
+    """Return mean and variance of what two independent normal sources say together, exactly.
+
+    Source: Gelman et al. (2013), section 2.5.
+    """
+    total = first_variance + second_variance
+    return (first * second_variance + second * first_variance) / total, first_variance * second_variance / total
 
 
 def _partial_expectation(z: float) -> float:

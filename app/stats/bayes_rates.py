@@ -10,25 +10,24 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
-from scipy import special, stats
+from scipy import special
 
-from app.stats.beta_tails import SMALLEST_RATE, below, lower_logits
-from app.stats.checks import check_open_unit
+from app.stats.beta_tails import SMALLEST_RATE, below, logit_density, lower_logits
+from app.stats.checks import check_between, check_open_unit
+from app.stats.panels import WIDEST_ON_LOGITS, Array, crowded, grid
 from app.stats.roots import crossing
 from app.stats.samples import Proportion
 
-_Array: TypeAlias = npt.NDArray[np.float64]
-_Curve: TypeAlias = Callable[[_Array], _Array]
+_Curve: TypeAlias = Callable[[Array], Array]
 
 # Rates live on the logit scale here, where Beta densities have one smooth hump; a flatter prior than this one
-# would put mass beyond the rates that a double can tell from 0 and 1.
-_SMALLEST_PRIOR = 0.05
+# would put mass beyond the rates that a double can tell from 0 and 1. A sharper one than the other is worth more units
+# than any experiment has, and beyond it the posteriors get too narrow for doubles.
+_SMALLEST_PRIOR, _LARGEST_PRIOR = 0.05, 1e15
 # Tail areas at which the integration is cut into panels; between two of them densities and tails vary gently.
 _TAILS = np.array([1e-18, 1e-13, 1e-9, 1e-6, 1e-4, 3e-3, 0.03, 0.16, 0.5])
-_WIDEST_PANEL = 4.0
 _LOWEST = float(special.logit(SMALLEST_RATE))
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
+_RULE = np.polynomial.legendre.leggauss(16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +35,7 @@ class BetaPrior:
     """Beta(alpha, beta) belief about a rate before the data; Beta(1, 1) is flat.
 
     Raises:
-        ValueError: a parameter is not finite or below 0.05.
+        ValueError: a parameter is below 0.05 or above 1e15.
     """
 
     alpha: float = 1.0
@@ -44,8 +43,7 @@ class BetaPrior:
 
     def __post_init__(self) -> None:
         for name, value in (("alpha", self.alpha), ("beta", self.beta)):
-            if not (math.isfinite(value) and value >= _SMALLEST_PRIOR):
-                raise ValueError(f"prior {name} must be at least {_SMALLEST_PRIOR}, got {value!r}")
+            check_between(f"prior {name}", value, _SMALLEST_PRIOR, _LARGEST_PRIOR)
 
 
 _FLAT = BetaPrior()
@@ -80,21 +78,17 @@ class _Posterior:
     def mean(self) -> float:
         return self.a / (self.a + self.b)
 
-    def below(self, logits: _Array) -> _Array:
+    def below(self, logits: Array) -> Array:
         """P(X < rate), at each of the logits."""
         return below(self.a, self.b, logits)
 
-    def above(self, logits: _Array) -> _Array:
+    def above(self, logits: Array) -> Array:
         """P(X > rate), at each of the logits."""
         return self.mirrored().below(-logits)
 
-    def density(self, logits: _Array) -> _Array:
+    def density(self, logits: Array) -> Array:
         """Return the density of the logit of X."""
-        small, large = special.expit(logits), special.expit(-logits)
-        at_small = stats.beta.pdf(np.minimum(small, 0.5), self.a, self.b)
-        at_large = stats.beta.pdf(np.minimum(large, 0.5), self.b, self.a)
-        # The last two factors are d rate / d logit.
-        return np.asarray(np.where(logits <= 0.0, at_small, at_large) * small * large)
+        return logit_density(self.a, self.b, logits)
 
     def mirrored(self) -> "_Posterior":
         """Return the distribution of 1 - X."""
@@ -112,7 +106,7 @@ class _Posterior:
         tail = (1.0 - credibility) / 2.0
         return float(special.expit(self.lower_logit(tail))), float(special.expit(self.upper_logit(tail)))
 
-    def cuts(self) -> _Array:
+    def cuts(self) -> Array:
         """Return the logits between which density and tail areas vary gently, in no order."""
         return np.append(lower_logits(self.a, self.b, _TAILS), -lower_logits(self.b, self.a, _TAILS))
 
@@ -136,7 +130,7 @@ def bayes_beta_binomial(
     c, t = _posterior(control, prior), _posterior(treatment, prior)
     cuts = np.append(c.cuts(), t.cuts())
     return BetaComparison(
-        prob_treatment_better=min(1.0, _integral(lambda x: c.density(x) * t.above(x), cuts)),
+        prob_treatment_better=_chances([c, t])[1],
         # E[max(C - T, 0)] is the integral of P(T < x < C) over x: no difference of nearly equal terms.
         expected_loss_choose_treatment=_integral(lambda x: t.below(x) * c.above(x) * _slope(x), cuts),
         expected_loss_choose_control=_integral(lambda x: c.below(x) * t.above(x) * _slope(x), cuts),
@@ -160,13 +154,20 @@ def bayes_prob_best(arms: Sequence[Proportion], *, prior: BetaPrior = _FLAT) -> 
     """
     if not arms:
         raise ValueError("the best of no arms does not exist")
-    posteriors = [_posterior(arm, prior) for arm in arms]
+    return _chances([_posterior(arm, prior) for arm in arms])
+
+
+def _posterior(arm: Proportion, prior: BetaPrior) -> _Posterior:
+    return _Posterior(float(prior.alpha + arm.successes), float(prior.beta + (arm.trials - arm.successes)))
+
+
+def _chances(posteriors: list[_Posterior]) -> tuple[float, ...]:
     cuts = np.concatenate([posterior.cuts() for posterior in posteriors])
 
     def chance(index: int) -> float:
         others = posteriors[:index] + posteriors[index + 1 :]
 
-        def integrand(logits: _Array) -> _Array:
+        def integrand(logits: Array) -> Array:
             product = posteriors[index].density(logits)
             for other in others:
                 product = product * other.below(logits)
@@ -179,10 +180,6 @@ def bayes_prob_best(arms: Sequence[Proportion], *, prior: BetaPrior = _FLAT) -> 
     return tuple(chance / total for chance in chances)
 
 
-def _posterior(arm: Proportion, prior: BetaPrior) -> _Posterior:
-    return _Posterior(prior.alpha + arm.successes, prior.beta + (arm.trials - arm.successes))
-
-
 def _lift_interval(control: _Posterior, treatment: _Posterior, tail: float) -> tuple[float, float]:
     """Return the equal-tailed interval of T/C - 1, each limit from its own tail."""
     cuts_c, cuts_t = control.cuts(), special.log_expit(treatment.cuts())
@@ -190,13 +187,18 @@ def _lift_interval(control: _Posterior, treatment: _Posterior, tail: float) -> t
     def chance(log_ratio: float, area: _Curve, beyond: float) -> float:
         """P(T < ratio * C) with T.below for area, P(T > ratio * C) with T.above; `beyond`: the area at 1."""
 
-        def integrand(logits: _Array) -> _Array:
+        def integrand(logits: Array) -> Array:
             scaled = log_ratio + special.log_expit(logits)
             return control.density(logits) * np.where(scaled < 0.0, area(_logit_of_log(scaled)), beyond)
 
-        # The treatment's cuts, moved to the control rates that meet them; at the last, ratio * C reaches 1.
-        met = np.append(cuts_t, 0.0) - log_ratio
-        return _integral(integrand, np.append(cuts_c, _logit_of_log(met[met < 0.0])))
+        # The treatment's cuts, moved to the control rates that meet them.
+        met = cuts_t - log_ratio
+        cuts = np.append(cuts_c, _logit_of_log(met[met < 0.0]))
+        if log_ratio > 0.0:
+            # Here ratio * C reaches 1, where the treatment's tail goes as a power that may be far from smooth.
+            end = float(_logit_of_log(np.array(-log_ratio)))
+            cuts = np.append(cuts, crowded(end, min(end, float(np.min(cuts_c))), treatment.b))
+        return _integral(integrand, cuts)
 
     # T/C < t/c takes T < t or C > c: with half the tail for each of them, the limit cannot lie further out.
     low = _log_rate(treatment.lower_logit(tail / 2)) - _log_rate(control.upper_logit(tail / 2))
@@ -206,7 +208,7 @@ def _lift_interval(control: _Posterior, treatment: _Posterior, tail: float) -> t
     return math.expm1(lower), math.expm1(upper)
 
 
-def _slope(logits: _Array) -> _Array:
+def _slope(logits: Array) -> Array:
     """Return d rate / d logit."""
     return np.asarray(special.expit(logits) * special.expit(-logits))
 
@@ -215,17 +217,13 @@ def _log_rate(logit: float) -> float:
     return float(special.log_expit(logit))
 
 
-def _logit_of_log(log_rates: _Array) -> _Array:
+def _logit_of_log(log_rates: Array) -> Array:
     """Return the logits of rates below 1 that are given by their logarithms; 0 stands for any other rate."""
     inside = np.where(log_rates < 0.0, log_rates, -math.log(2.0))
     return np.asarray(inside - np.log(-np.expm1(inside)))
 
 
-def _integral(integrand: _Curve, cuts: _Array) -> float:
-    """Integrate over logits by Gauss and Legendre, on every panel between two neighbouring cuts."""
-    kept = np.clip(cuts, _LOWEST, -_LOWEST)
-    # Between far apart posteriors, rates themselves change e-fold per logit.
-    ends = np.unique(np.append(kept, np.arange(np.min(kept), np.max(kept), _WIDEST_PANEL)))
-    half = np.diff(ends)[:, None] / 2.0
-    logits = ends[:-1, None] + half * (1.0 + _NODES)
-    return float(np.sum(integrand(logits) * half * _WEIGHTS))
+def _integral(integrand: _Curve, cuts: Array) -> float:
+    """Integrate over logits."""
+    nodes, weights = grid(np.clip(cuts, _LOWEST, -_LOWEST), _RULE, widest=WIDEST_ON_LOGITS)
+    return float(integrand(nodes) @ weights)

@@ -162,17 +162,18 @@ def test_prob_best_rate__best_near_1_and_others_near_0__agrees_with_the_slow_int
 
 
 @pytest.mark.parametrize(
-    ("arms", "prior"),
+    ("arms", "prior", "chances"),
     [
-        ([Proportion(1, 3), Proportion(2**62, 2**63)], BetaPrior(alpha=1e6, beta=1.0)),
-        ([Proportion(2**62, 2**63), Proportion(2**62 + 2**31, 2**63)], BetaPrior()),
-        ([*[Proportion(1, 3)] * 10, Proportion(2**62, 2**63)], BetaPrior(alpha=1e6, beta=1.0)),
+        ([Proportion(1, 3), Proportion(2**62, 2**63)], BetaPrior(alpha=1e6, beta=1.0), [1.0, 0.0]),
+        # One standard deviation of the difference apart.
+        ([Proportion(2**62, 2**63), Proportion(2**62 + 2**31, 2**63)], BetaPrior(), [0.15865525, 0.84134475]),
+        ([*[Proportion(1, 3)] * 10, Proportion(2**62, 2**63)], BetaPrior(alpha=1e6, beta=1.0), [*[0.1] * 10, 0.0]),
     ],
 )
-def test_prob_best_rate__posteriors_that_no_grid_holds__is_unknown_and_never_certain(
-    arms: Sequence[Proportion], prior: BetaPrior
+def test_prob_best_rate__posteriors_that_doubles_hardly_hold__are_still_told_apart(
+    arms: Sequence[Proportion], prior: BetaPrior, chances: Sequence[float]
 ) -> None:
-    assert prob_best_rate(arms, prior=prior) is None
+    assert prob_best_rate(arms, prior=prior) == pytest.approx(chances, abs=1e-6)
 
 
 @pytest.mark.parametrize("trials", [10, 10**6, 10**12])
