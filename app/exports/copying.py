@@ -1,4 +1,4 @@
-"""One COPY out of PostgreSQL, on a connection of its own, piece by piece to whoever takes it.
+"""COPY out of PostgreSQL, on a connection of its own, piece by piece to whoever takes it; and into tables of a session.
 
 One statement sees one state of the database, however long it takes, so no page can miss or repeat a row. It takes no
 lock that any writer waits for; dropping a partition of events waits for it, and tries again later. PostgreSQL sends
@@ -6,7 +6,8 @@ no faster than the pieces are taken. The connection is not one of the pool's, wh
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+import io
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,6 @@ _SETTINGS = {
     "application_name": "experimentation-export",
     "timezone": "UTC",
     "jit": "off",
-    "default_transaction_read_only": "on",
     # The server itself notices that nobody is there any more, also while it has nothing to send yet.
     "client_connection_check_interval": "1s",
     # As for results: hash joins of many rows, one process each, and no plan by statistics that a bulk load left behind.
@@ -34,6 +34,10 @@ _SETTINGS = {
     "max_parallel_workers_per_gather": "0",
 }
 _AWAY = "PostgreSQL cannot be reached, or does not accept another connection now. Ask for the export again later."
+_NO_TEMPORARY_TABLES = (
+    "The service's role may not make temporary tables, which an export of events that PostgreSQL has dropped needs."
+    " GRANT TEMPORARY ON DATABASE to it, or ask with a later start_date."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,53 @@ class LineForm:
     quote: str = '"'
 
 
+class Session:
+    """One connection. Every method raises `StoreUnavailable` when PostgreSQL is away."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+
+    async def run(self, script: str) -> None:
+        """Run statements without parameters."""
+        with _translated():
+            await self._connection.execute(script, timeout=_LONGEST_COPY_S)
+
+    async def execute(self, sql: str, parameters: Mapping[str, Any]) -> None:
+        """Run a statement with named parameters that answers nothing."""
+        statement, arguments = _positional(sql, parameters)
+        with _translated():
+            await self._connection.execute(statement, *arguments, timeout=_LONGEST_COPY_S)
+
+    async def rows(self, sql: str, *arguments: object) -> Sequence[asyncpg.Record]:
+        """Return a query's rows; its parameters are `$1` and so on."""
+        with _translated():
+            rows: list[asyncpg.Record] = await self._connection.fetch(sql, *arguments, timeout=_LONGEST_COPY_S)
+        return rows
+
+    async def copy_in(self, table: str, columns: Sequence[str], lines: bytes) -> None:
+        """Append lines of COPY's text to a table."""
+        with _translated():
+            await self._connection.copy_to_table(
+                table, source=io.BytesIO(lines), columns=columns, format="text", encoding="utf-8"
+            )
+
+    async def copy_out(self, sql: str, parameters: Mapping[str, Any], form: LineForm, sink: Write) -> None:
+        """Run the query and hand its lines to `sink`, whole lines at a time."""
+        statement, arguments = _positional(sql, parameters)
+        with _translated():
+            await self._connection.copy_from_query(
+                statement,
+                *arguments,
+                output=sink,
+                format="csv",
+                header=form.header,
+                delimiter=form.delimiter,
+                quote=form.quote,
+                encoding="utf-8",
+                timeout=_LONGEST_COPY_S,
+            )
+
+
 class Copying:
     """Opens connections and copies."""
 
@@ -54,41 +105,43 @@ class Copying:
         self._url = url.render_as_string(hide_password=False)
 
     async def copy(self, sql: str, parameters: Mapping[str, Any], form: LineForm, sink: Write) -> None:
-        """Run the query and hand its lines to `sink`, whole lines at a time.
-
-        However it ends, the connection and what the server does for it are gone when this returns or raises.
+        """Run one query on a connection of its own, and hand its lines to `sink`, whole lines at a time.
 
         Raises:
             StoreUnavailable: PostgreSQL cannot be reached, or went away in the middle.
         """
-        statement, arguments = _positional(sql, parameters)
-        async with self._connection() as connection:
-            try:
-                await connection.copy_from_query(
-                    statement,
-                    *arguments,
-                    output=sink,
-                    format="csv",
-                    header=form.header,
-                    delimiter=form.delimiter,
-                    quote=form.quote,
-                    encoding="utf-8",
-                    timeout=_LONGEST_COPY_S,
-                )
-            except (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError) as error:
-                raise StoreUnavailable(_AWAY) from error
+        async with self.session() as session:
+            await session.copy_out(sql, parameters, form, sink)
 
     @contextlib.asynccontextmanager
-    async def _connection(self) -> AsyncIterator[asyncpg.Connection]:
+    async def session(self, *, writes: bool = False) -> AsyncIterator[Session]:
+        """Open a connection, which may write if it is told so: into temporary tables.
+
+        However the block ends, the connection and what the server does for it are gone.
+
+        Raises:
+            StoreUnavailable: PostgreSQL cannot be reached, or went away in the middle.
+        """
+        settings = _SETTINGS | {"default_transaction_read_only": "off" if writes else "on"}
         try:
-            connection = await asyncpg.connect(self._url, timeout=_CONNECT_TIMEOUT_S, server_settings=_SETTINGS)
+            connection = await asyncpg.connect(self._url, timeout=_CONNECT_TIMEOUT_S, server_settings=settings)
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise StoreUnavailable(_AWAY) from error
         try:
-            yield connection
+            yield Session(connection)
         finally:
             # Without a word of farewell, for which a server in the middle of a COPY would not have an ear.
             connection.terminate()
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError) as error:
+        raise StoreUnavailable(_AWAY) from error
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise StoreUnavailable(_NO_TEMPORARY_TABLES) from error
 
 
 def _positional(sql: str, parameters: Mapping[str, Any]) -> tuple[str, list[Any]]:

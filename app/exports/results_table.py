@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from app.exports.values import Column, Holds
-from app.results.answer import ComparisonResult, MetricResult, Results, VariantResult
+from app.results.answer import MetricResult, Results, VariantResult
+from app.results.comparison_values import ComparisonResult
 
 Row = Mapping[str, Any]
 

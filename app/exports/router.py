@@ -73,7 +73,7 @@ async def export(
     ] = True,
 ) -> Response:
     """Download results, assignments or events as a file. A download that ends too early is cut, never just short."""
-    refuse_parameters_of_others(request, of, form, counted=counted)
+    refuse_parameters_of_others(request, of, form, question, counted=counted)
     made = await _choose(exports, caller, experiment, form, of, question, reading, counted=counted)
     headers = {
         "Content-Disposition": f'attachment; filename="{made.filename}"',

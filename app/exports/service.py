@@ -1,27 +1,26 @@
 """The use case of exports: a whole table of an experiment as a file, made while it is sent."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 
 import structlog
-from sqlalchemy import text
 
-from app.core.db import Database
-from app.core.moments import FIRST_YEAR
-from app.events.messages import MOST_AHEAD
-from app.experiments.population import ExposureRule
+from app.core.clickhouse import ClickHouse
+from app.core.db import Database, StoreUnavailable
 from app.experiments.registry import ExperimentRegistry
 from app.experiments.values import Experiment
+from app.exports.bringing import Bringing, Outlet
 from app.exports.copying import Copying
 from app.exports.encoding import encoder_for
 from app.exports.errors import TooManyExports
+from app.exports.gaps import Gap, Gaps
+from app.exports.history import HistoryPages
+from app.exports.pacing import Paced
 from app.exports.results_table import RESULT_COLUMNS, Row, as_csv, result_rows
-from app.exports.statements import Rows, assignment_rows, event_rows
-from app.exports.values import Export, ExportFormat, ExportOf, Produce, Write
-from app.results.errors import StoreDropped
-from app.results.reach import reaches, store_reaches
+from app.exports.statements import ASSIGNMENT_COLUMNS, EVENT_COLUMNS, Rows, assignment_rows, event_rows
+from app.exports.values import Column, Export, ExportFormat, ExportOf, Produce, Write
+from app.results.reach import Watermark
 from app.results.reading import Reading
 from app.results.schemas import ResultsOut
 from app.results.service import ResultsService
@@ -32,21 +31,31 @@ log = structlog.get_logger()
 # Each keeps a processor of PostgreSQL's busy; this process has others to serve meanwhile.
 _MOST_AT_ONCE = 2
 _RETRY_AFTER_S = 10
-_DROPPED_BEFORE = text("SELECT max(upper_bound) FROM dropped_partitions")
-# Before any event.
-_EVER = datetime(FIRST_YEAR, 1, 1, tzinfo=UTC)
+_CHANGED = (
+    "Events that belong into the export were dropped, or ClickHouse was exchanged, while it was made. Ask for it again."
+)
 
-LastLook = Callable[[], Awaitable[None]]
+_Find = Callable[[], Awaitable[Gap | None]]
+_Copy = Callable[[Gap | None, Outlet], Awaitable[None]]
 
 
 class ExportService:
     """Makes exports. Built once at startup."""
 
-    def __init__(self, *, database: Database, registry: ExperimentRegistry, results: ResultsService) -> None:
-        self._database = database
+    def __init__(
+        self,
+        *,
+        database: Database,
+        clickhouse: ClickHouse,
+        registry: ExperimentRegistry,
+        watermark: Watermark,
+        results: ResultsService,
+    ) -> None:
         self._registry = registry
         self._results = results
+        self._gaps = Gaps(database=database, clickhouse=clickhouse, watermark=watermark)
         self._copying = Copying(database)
+        self._bringing = Bringing(self._copying, HistoryPages(clickhouse))
         self._running = 0
 
     async def assignments(self, project_id: int, reference: str, form: ExportFormat) -> Export:
@@ -56,10 +65,20 @@ class ExportService:
             ExperimentNotFound: the project has no such experiment.
         """
         experiment = await self._experiment(project_id, reference)
+        subject = Subject.of(experiment)
+
+        async def find() -> Gap | None:
+            return await self._gaps.of_assignments(subject)
+
+        async def copy(gap: Gap | None, outlet: Outlet) -> None:
+            if gap is None:
+                await self._copy(assignment_rows(subject), outlet)
+            else:
+                await self._bringing.assignments(subject, gap, outlet)
 
         async def produce(write: Write) -> None:
             async with self._turn(experiment, ExportOf.ASSIGNMENTS, form):
-                await self._copy(assignment_rows(Subject.of(experiment)), form, write)
+                await write_file(form, ASSIGNMENT_COLUMNS, write, find, copy)
 
         return _export(experiment, ExportOf.ASSIGNMENTS, form, produce)
 
@@ -72,18 +91,20 @@ class ExportService:
             ExperimentNotFound: the project has no such experiment.
         """
         experiment = await self._experiment(project_id, reference)
+        subject = Subject.of(experiment)
+
+        async def find() -> Gap | None:
+            return await self._gaps.of_events(subject, question, counted=counted)
+
+        async def copy(gap: Gap | None, outlet: Outlet) -> None:
+            if gap is None:
+                await self._copy(event_rows(subject, question, counted=counted), outlet)
+            else:
+                await self._bringing.events(subject, question, gap, outlet, counted=counted)
 
         async def produce(write: Write) -> None:
             async with self._turn(experiment, ExportOf.EVENTS, form):
-
-                async def refuse_if_dropped() -> None:
-                    await self._refuse_if_dropped(experiment, question, counted=counted)
-
-                await refuse_if_dropped()
-                # Once more at the end: what was dropped after the first look and before the query began is missing,
-                # and then the file must not look whole.
-                rows = event_rows(Subject.of(experiment), question, counted=counted)
-                await self._copy(rows, form, write, last_look=refuse_if_dropped)
+                await write_file(form, EVENT_COLUMNS, write, find, copy)
 
         return _export(experiment, ExportOf.EVENTS, form, produce)
 
@@ -130,48 +151,35 @@ class ExportService:
         finally:
             self._running -= 1
 
-    async def _copy(self, rows: Rows, form: ExportFormat, write: Write, *, last_look: LastLook | None = None) -> None:
-        encoder = encoder_for(form, rows.columns)
-
-        async def take(lines: bytes) -> None:
-            await write(await encoder.add(lines))
-
-        await self._copying.copy(encoder.statement(rows), rows.parameters, encoder.form, take)
-        if last_look is not None:
-            await last_look()
-        await write(await encoder.end())
-
-    async def _refuse_if_dropped(self, experiment: Experiment, question: Question, *, counted: bool) -> None:
-        """Refuse to export what PostgreSQL no longer holds.
-
-        Raises:
-            StoreDropped: it has dropped events that belong into the export.
-        """
-        async with self._database.read() as connection:
-            before: datetime | None = (await connection.execute(_DROPPED_BEFORE)).scalar_one()
-            if before is None:
-                return
-            complete = (
-                await store_reaches(connection, Subject.of(experiment), question)
-                if counted
-                else reaches(before, _EVER, question.start)
-            )
-        if not complete:
-            raise _dropped(experiment, before, counted=counted)
+    async def _copy(self, rows: Rows, outlet: Outlet) -> None:
+        await self._copying.copy(outlet.statement(rows), rows.parameters, outlet.form, outlet.take)
 
 
-def _dropped(experiment: Experiment, before: datetime, *, counted: bool) -> StoreDropped:
-    """Say from when on the events are all there, and how to ask for these."""
-    complete_from = (before + MOST_AHEAD).isoformat()
-    way_out = f"Export from start_date={complete_from} on"
-    if counted and experiment.population.exposure is ExposureRule.EVENT:
-        # The first exposure of a user may be among what was dropped, and nobody knows then which events count.
-        way_out = f"With counted=false they can be exported from start_date={complete_from} on"
-    return StoreDropped(
-        f"PostgreSQL has dropped events that were ingested before {before.isoformat()}, and exports read PostgreSQL."
-        f" {way_out}; results still count all.",
-        complete_from=complete_from,
-    )
+async def write_file(form: ExportFormat, columns: Sequence[Column], write: Write, find: _Find, copy: _Copy) -> None:
+    """Write a file, from PostgreSQL alone or with what it lacks from ClickHouse.
+
+    Raises:
+        NoSourceAvailable, StoreDropped: of what is to be exported something is out of reach, or gone.
+        StoreUnavailable: something went meanwhile, so that the file must not look whole.
+    """
+    encoder = encoder_for(form, columns)
+
+    async def take(lines: bytes) -> None:
+        await write(await encoder.add(lines))
+
+    gap = await find()
+    await copy(gap, Outlet(encoder.statement, encoder.form, Paced(take)))
+    # Once more at the end: what was dropped after the first look and before it was read is missing.
+    if not _is_as_before(gap, await find()):
+        raise StoreUnavailable(_CHANGED)
+    await write(await encoder.end())
+
+
+def _is_as_before(gap: Gap | None, now: Gap | None) -> bool:
+    """Tell whether all was there to the end; of PostgreSQL's rows that were read, more may be gone by now."""
+    if gap is None or now is None:
+        return gap is now
+    return gap.history == now.history
 
 
 def _export(experiment: Experiment, of: ExportOf, form: ExportFormat, produce: Produce) -> Export:

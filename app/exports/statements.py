@@ -5,14 +5,19 @@ so that the event loop stays free for assignment. Every text that JSON may hold 
 the fewest digits that read back to the same double.
 
 Who counts, and from when, is not said here but taken over from the results.
+
+Where PostgreSQL has dropped events, ClickHouse's are brought back into a table of the session, `brought`, and the same
+queries are about them: a name that stands for a table in one place is that of a CTE in another.
 """
 # ruff: noqa: S608  # All statements are made of constants.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from app.events.messages import MOST_AHEAD
+from app.exports.history import COLUMNS
 from app.exports.values import Column, Holds
 from app.results.exposed_hot import exposed_in_postgres
 from app.results.values import Question, Subject
@@ -106,6 +111,61 @@ JOIN variants ON variants.id = members.variant_id
 LEFT JOIN candidates ON candidates.user_id = members.user_id
 LEFT JOIN exposed ON exposed.user_id = members.user_id{_HAPPENED}"""
 
+# What a session needs to export what was brought to it. PostgreSQL drops it with the connection.
+BRINGING = """
+CREATE TEMPORARY TABLE brought (LIKE events);
+CREATE TEMPORARY TABLE kept_exposed (user_id text, variant_id bigint, exposed_at timestamptz, planned int);
+CREATE TEMPORARY TABLE kept_candidates (user_id text, exposed_at timestamptz);
+CREATE TEMPORARY TABLE kept_members (user_id text, variant_id bigint, forced_at timestamptz, override boolean);
+"""
+EMPTY_BROUGHT = "TRUNCATE brought"
+ANALYSE_KEPT = "ANALYZE kept_exposed, kept_candidates, kept_members"
+EARLIEST_KEPT = "SELECT min(exposed_at) AS earliest FROM kept_exposed"
+# Dropping a partition waits for whoever reads the parent; the snapshot is taken by the first query behind the lock.
+FREEZE = """
+BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY;
+LOCK TABLE events IN ACCESS SHARE MODE;
+"""
+SNAPSHOT = """
+SELECT pg_export_snapshot() AS name, (SELECT max(upper_bound) FROM dropped_partitions) AS dropped_before"""
+# Assignments happen when they come in, but for imported ones: each of the two has an index.
+EARLIEST_ASSIGNED = """
+SELECT least(
+    (SELECT min(ingested_at) FROM assignments WHERE experiment_id = $1),
+    (SELECT min(assigned_at) FROM assignments WHERE experiment_id = $1 AND assigned_at <> ingested_at)
+) AS earliest"""
+# In whose definition `events` is still the table.
+_WITH_BROUGHT = """
+WITH events AS NOT MATERIALIZED (
+    SELECT {columns} FROM events UNION ALL SELECT {columns} FROM brought
+), """
+_KEPT_EXPOSED = "INSERT INTO kept_exposed SELECT user_id, variant_id, exposed_at, planned FROM exposed"
+_KEEP_EXPOSED = f"""
+{_KEPT_EXPOSED}"""
+_KEEP_ALL = f""", of_exposed AS (
+    {_KEPT_EXPOSED}
+), of_candidates AS (
+    INSERT INTO kept_candidates SELECT user_id, exposed_at FROM candidates
+)
+INSERT INTO kept_members SELECT user_id, variant_id, forced_at, override FROM members"""
+_FROM_KEPT = f"""
+WITH events AS NOT MATERIALIZED (
+    SELECT {COLUMNS} FROM brought
+), exposed AS NOT MATERIALIZED (
+    SELECT * FROM kept_exposed
+), candidates AS NOT MATERIALIZED (
+    SELECT * FROM kept_candidates
+), members AS NOT MATERIALIZED (
+    SELECT * FROM kept_members
+)"""
+_KEPT_SINCE = """
+  AND happened.ingested_at >= CAST(:kept_since AS timestamptz)"""
+# Whom the history may not know yet as members, or not by an assignment.
+LATE_MEMBERS = """
+SELECT user_id FROM assignments WHERE experiment_id = $1 AND ingested_at >= $2
+UNION ALL SELECT user_id FROM overrides WHERE experiment_id = $1 AND NOT removed
+LIMIT $3"""
+
 # Microseconds and UTC, always written in the same way.
 _MOMENT = """to_char("{0}" AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
 _IN_LINES = {
@@ -126,16 +186,56 @@ class Rows:
     columns: Sequence[Column]
 
 
-def assignment_rows(subject: Subject) -> Rows:
-    """Select everybody who is in the experiment, one row each, in no order."""
-    who, parameters = exposed_in_postgres(subject, Question(include_overrides=True))
+def assignment_rows(subject: Subject, *, with_brought: bool = False) -> Rows:
+    """Select everybody who is in the experiment, one row each, in no order.
+
+    with_brought: among the exposure events are those of `brought`.
+    """
+    who, parameters = _who(subject, Question(include_overrides=True), with_brought=with_brought)
     return Rows(who + _MEMBERS + _ASSIGNMENTS, parameters, ASSIGNMENT_COLUMNS)
 
 
 def event_rows(subject: Subject, question: Question, *, counted: bool) -> Rows:
     """Select events of the experiment's users, those that count for the question or all, in no order."""
     who, parameters_of_who = exposed_in_postgres(subject, question)
-    parameters = {
+    sql = who + _COUNTED_EVENTS if counted else who + _MEMBERS + _ALL_EVENTS
+    return Rows(sql, {**_of_events(subject, question), **parameters_of_who}, EVENT_COLUMNS)
+
+
+def kept_event_rows(subject: Subject, question: Question, kept_since: datetime, *, counted: bool) -> Rows:
+    """Select those that were ingested since a moment; the older exposure events are in `brought`."""
+    who, parameters_of_who = _who(subject, question, with_brought=True)
+    sql = (who + _COUNTED_EVENTS if counted else who + _MEMBERS + _ALL_EVENTS) + _KEPT_SINCE
+    parameters = {**_of_events(subject, question), **parameters_of_who, "kept_since": kept_since}
+    return Rows(sql, parameters, EVENT_COLUMNS)
+
+
+def keep_who(subject: Subject, question: Question, *, counted: bool) -> tuple[str, Mapping[str, Any]]:
+    """Return the statement that keeps in the session who counts, and who is in the experiment if all events matter.
+
+    The older exposure events are in `brought`.
+    """
+    who, parameters = _who(subject, question, with_brought=True)
+    if counted:
+        return who + _KEEP_EXPOSED, parameters
+    return who + _MEMBERS + _KEEP_ALL, {"experiment_id": subject.experiment_id, **parameters}
+
+
+def brought_event_rows(subject: Subject, question: Question, *, counted: bool) -> Rows:
+    """Select the events of `brought` as `event_rows` does those of PostgreSQL, by what `keep_who` has kept."""
+    sql = _FROM_KEPT + (_COUNTED_EVENTS if counted else _ALL_EVENTS)
+    return Rows(sql, _of_events(subject, question), EVENT_COLUMNS)
+
+
+def _who(subject: Subject, question: Question, *, with_brought: bool) -> tuple[str, Mapping[str, Any]]:
+    who, parameters = exposed_in_postgres(subject, question)
+    if not with_brought:
+        return who, parameters
+    return _WITH_BROUGHT.format(columns=COLUMNS) + who.lstrip().removeprefix("WITH "), parameters
+
+
+def _of_events(subject: Subject, question: Question) -> Mapping[str, Any]:
+    return {
         "project_id": subject.project_id,
         "experiment_id": subject.experiment_id,
         "most_ahead": MOST_AHEAD,
@@ -143,8 +243,6 @@ def event_rows(subject: Subject, question: Question, *, counted: bool) -> Rows:
         "until": question.end,
         "event_types": list(question.event_types) or None,
     }
-    sql = who + _COUNTED_EVENTS if counted else who + _MEMBERS + _ALL_EVENTS
-    return Rows(sql, {**parameters, **parameters_of_who}, EVENT_COLUMNS)
 
 
 def as_lines(rows: Rows) -> str:

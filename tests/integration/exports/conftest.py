@@ -62,10 +62,14 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Large]:
 async def _fill(url: str, experiment: Json) -> None:
     connection = await asyncpg.connect(url, ssl=False, timeout=10)
     try:
-        variants = [variant["id"] for variant in experiment["variants"]]
-        await connection.execute(_ASSIGNMENTS, experiment["id"], variants)
+        await store_users(connection, experiment)
         project = await connection.fetchval("SELECT project_id FROM experiments WHERE id = $1", experiment["id"])
         await connection.execute(_EVENTS, project)
         await connection.execute("ANALYZE events, assignments")
     finally:
         await connection.close()
+
+
+async def store_users(connection: asyncpg.Connection, experiment: Json) -> None:
+    variants = [variant["id"] for variant in experiment["variants"]]
+    await connection.execute(_ASSIGNMENTS, experiment["id"], variants)

@@ -3,7 +3,6 @@
 import csv
 import time
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -12,7 +11,7 @@ import psutil
 import pytest
 from pyarrow import compute, parquet
 
-from tests.factories import ask, expect_problem, make_experiment
+from tests.factories import expect_problem
 from tests.integration.exports.conftest import EVENTS, USERS, Large
 from tests.service_process import wait_until
 
@@ -60,13 +59,13 @@ def test_export__of_many_events__is_exact_in_bounded_memory_and_time(large: Larg
             most = max(most, service.memory_info().rss)
 
     took_s = time.monotonic() - began
-    _assert_exact(_rows(form, file))
+    assert_exact(rows_of(form, file))
     assert took_s < _LONGEST_S
     assert most - before < _MOST_GROWTH[form], f"{(most - before) / _MIB:.0f} MiB"
     print(f"{form}: {took_s:.1f} s, {file.stat().st_size / _MIB:.0f} MiB, grew by {(most - before) / _MIB:.1f} MiB")
 
 
-def _rows(form: str, file: Path) -> Iterator[_Read]:
+def rows_of(form: str, file: Path) -> Iterator[_Read]:
     match form:
         case "csv":
             with file.open(encoding="utf-8", newline="") as lines:
@@ -97,7 +96,7 @@ def _rows(form: str, file: Path) -> Iterator[_Read]:
                 yield from zip(*columns, strict=True)
 
 
-def _assert_exact(rows: Iterable[_Read]) -> None:
+def assert_exact(rows: Iterable[_Read]) -> None:
     seen = bytearray(EVENTS)
     for event_id, user_id, variant, event_type, timestamp, value, properties in rows:
         i = int(event_id[24:], 16)
@@ -149,33 +148,3 @@ def test_export__database_gone_in_the_middle__never_looks_whole(large: Large, fo
                 pass
     assert "export.cut" in large.service.said()
     assert large.client.get(large.path, params={"of": "results"}).status_code == 200
-
-
-def test_export__events_dropped_from_postgresql__is_refused(large: Large) -> None:
-    drop = "INSERT INTO dropped_partitions (name, upper_bound, row_count) VALUES ('events_p202512', $1, 1)"
-    path, query = large.path, {"of": "events", "format": "csv"}
-    try:
-        large.service.rows(drop, datetime(2026, 1, 1, tzinfo=UTC))
-        refused = expect_problem(large.client.get(path, params=query), 409)
-        assert refused["type"].endswith(":events-dropped")
-        assert "start_date=2026-01-02T00:00:00+00:00" in refused["detail"]
-        assert refused["complete_from"] == "2026-01-02T00:00:00+00:00"
-        expect_problem(large.client.get(path, params=query | {"counted": "false"}), 409)
-        for counted in ("true", "false"):
-            last_ten = datetime(2026, 1, 2, tzinfo=UTC) + timedelta(microseconds=EVENTS - 10)
-            later = query | {"start_date": last_ten.isoformat(), "counted": counted}
-            with large.client.stream("GET", path, params=later) as response:
-                assert response.status_code == 200
-                assert len(response.read().splitlines()) == 1 + 10
-        assert large.client.get(path, params={"of": "assignments"}).status_code == 200
-        # Which event was a user's first exposure is not known any more.
-        by_event = make_experiment(large.client, population={"exposure": "event"})
-        user = ask(large.client, by_event, "user-1")["user_id"]
-        large.client.post("/events", json={"user_id": user, "event_type": "exposure"})
-        path, later = f"/experiments/{by_event['id']}/export", query | {"start_date": refused["complete_from"]}
-        large.service.rows("UPDATE assignments SET assigned_at = '2025-12-01' WHERE experiment_id = $1", by_event["id"])
-        again = expect_problem(large.client.get(path, params=later), 409)
-        assert "With counted=false they can be exported from start_date=" in again["detail"]
-        assert large.client.get(path, params=later | {"counted": "false"}).status_code == 200
-    finally:
-        large.service.rows("DELETE FROM dropped_partitions")
