@@ -7,19 +7,23 @@ from datetime import datetime
 from typing import Any
 
 import structlog
+from sqlalchemy import text
 
 from app.calibration.choosing import Chosen
 from app.calibration.sizes import refuse_too_long, refuse_too_many
-from app.calibration.statements import InClickHouse, Statement, exponent_line, in_postgres
+from app.calibration.statements import InClickHouse, Statement, asked_of, exponent_line, in_postgres
 from app.calibration.values import Column, Wanted
 from app.core.clickhouse import ClickHouse, ClickHouseRefused, ClickHouseUnavailable
 from app.core.db import Database
 from app.experiments.values import Experiment
 from app.exports.copying import Copying, LineForm
 from app.exports.values import Write
-from app.measurement.plan import Measure, look_back
-from app.measurement.stores import SETTINGS
+from app.measurement.plan import Measure, Plan, compiled, look_back
+from app.measurement.stores import SETTINGS, finer_cold, finer_hot
+from app.measurement.values import Exposed
 from app.results.errors import HistoryDropped, NoSourceAvailable, StoreDropped
+from app.results.exposed_cold import exposed_in_clickhouse
+from app.results.exposed_hot import exposed_in_postgres
 from app.results.reach import Reach, Watermark, store_reaches
 from app.results.routing import Conditions, choose
 from app.results.tail import tables_for
@@ -29,6 +33,7 @@ log = structlog.get_logger()
 
 # About a hundred megabytes of text in one answer.
 _LINES_AT_ONCE = 2_000_000
+_ONE_SNAPSHOT = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 _LOST_MEANWHILE = "Events that count were dropped while the users were read. Ask for the calibration again."
 
 
@@ -77,12 +82,13 @@ class Drawing:
             StoreDropped, HistoryDropped: events that count were dropped meanwhile.
             StoreUnavailable, ClickHouseUnavailable: the store cannot be reached.
         """
-        subject, control_id, recipes = Subject.of(experiment), experiment.control.id, route.chosen.recipes
+        subject, control_id = Subject.of(experiment), experiment.control.id
         match route:
             case Route(source=Source.HOT):
                 await self._from_postgres(subject, control_id, route, wanted.split_by, write)
             case Route(source=Source.COLD, watermark=datetime() as watermark):
-                statements = InClickHouse(subject, control_id, recipes, watermark, split_by=wanted.split_by)
+                plan = await self._planned_cold(subject, control_id, route, watermark)
+                statements = InClickHouse(subject, control_id, plan, watermark, split_by=wanted.split_by)
                 await self._from_clickhouse(subject, statements, route, wanted.resplits, write)
             case _:  # Neither store alone, or ClickHouse without knowing up to when it is complete.
                 raise AssertionError(route)
@@ -108,7 +114,8 @@ class Drawing:
     async def _from_postgres(
         self, subject: Subject, control_id: int, route: Route, split_by: str | None, write: Write
     ) -> None:
-        for sql, parameters in in_postgres(subject, control_id, route.chosen.recipes, split_by=split_by):
+        plan = await self._planned_hot(subject, control_id, route)
+        for sql, parameters in in_postgres(subject, control_id, plan, split_by=split_by):
             await self._copying.copy(sql, parameters, LineForm(), write)
         # What was dropped since the first look is missing.
         async with self._database.read() as connection:
@@ -134,6 +141,24 @@ class Drawing:
                     await write(_text(exponent_line(measure, side, rows[0][side])))
         if not await self._reach.covers(subject, Question(), look_back(route.chosen.recipes)):
             raise HistoryDropped(_LOST_MEANWHILE)
+
+    async def _planned_hot(self, subject: Subject, control_id: int, route: Route) -> Plan:
+        """Return what is computed of every user; what a limit leaves of the values is counted as finely as results do.
+
+        An event that comes afterwards may be so large that the units are not fine enough; the metric says so then.
+        """
+        recipes, exposed = route.chosen.recipes, Exposed(*exposed_in_postgres(subject, Question()))
+        async with self._database.read() as connection:
+            await connection.execute(_ONE_SNAPSHOT)
+            finer = await finer_hot(connection, recipes, asked_of(subject), exposed, control_id)
+        return compiled(recipes).with_units(finer)
+
+    async def _planned_cold(self, subject: Subject, control_id: int, route: Route, watermark: datetime) -> Plan:
+        recipes = route.chosen.recipes
+        who = exposed_in_clickhouse(subject, Question(), watermark, with_tail=False)
+        exposed = Exposed(*who, tables_for(subject, None))
+        finer = await finer_cold(self._clickhouse, recipes, asked_of(subject), exposed, watermark, control_id)
+        return compiled(recipes).with_units(finer)
 
     async def _size(
         self, subject: Subject, statements: InClickHouse, columns: Sequence[Column], resplits: int

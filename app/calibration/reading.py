@@ -16,6 +16,7 @@ user's name, the same in either store, so that the same users are split alike wh
 
 import io
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -77,9 +78,11 @@ def read_users(job: Job, pieces: Iterable[bytes]) -> Users:
 def _numbers(
     column: Column, index: int, found: dict[tuple[int, int], list[_Lines]], keys: Indexes, nothing: Numbers
 ) -> UserNumbers:
-    units = {0: column.unit, 1: 1.0, 2: column.unit}
-    for line in _popped(found, EXPONENT, index):
-        units[int(line["key"])] = 2.0 ** -float(line["first"])
+    chosen = {int(line["key"]): 2.0 ** -float(line["first"]) for line in _popped(found, EXPONENT, index)}
+    units = {0: column.unit, 1: 1.0, 2: column.unit} | chosen
+    rounded = UserNumbers(
+        nothing, nothing, unit=chosen.get(0), denominator_unit=chosen.get(1), covariate_unit=chosen.get(2)
+    )
     numerator, denominator = np.zeros(len(keys)), nothing
     lines, places = _of_users(_popped(found, NUMBERS, index), keys)
     numerator[places] = lines["first"] * units[0]
@@ -87,11 +90,11 @@ def _numbers(
         denominator = np.zeros(len(keys))
         denominator[places] = lines["second"] * units[1]
     if column.without_covariate is not None:
-        return UserNumbers(numerator, denominator)
+        return replace(rounded, numerator=numerator, denominator=denominator)
     covariate = np.zeros(len(keys))
     lines, places = _of_users(_popped(found, COVARIATE, index), keys)
     covariate[places] = lines["first"] * units[2]
-    return UserNumbers(numerator, denominator, covariate)
+    return replace(rounded, numerator=numerator, denominator=denominator, covariate=covariate)
 
 
 def _values(index: int, found: dict[tuple[int, int], list[_Lines]], keys: Indexes) -> UserValues:

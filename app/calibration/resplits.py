@@ -1,7 +1,8 @@
 """Splitting users again and again at random, and testing halves that do not differ. Plain functions, no I/O."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Protocol, TypeAlias
 
@@ -13,6 +14,8 @@ from app.calibration.values import (
     Column,
     Job,
 )
+from app.measurement.precision import Lost, lost_of
+from app.measurement.values import ArmMeasured, Sums
 from app.results.contrasts import contrast
 from app.results.measured import Measured, MeasuredArm, Shape
 from app.stats.quantiles import quantile_estimate, quantile_ranks
@@ -28,18 +31,27 @@ Progress: TypeAlias = Callable[[float], None]
 # So many splits are summed together, over so many users at once: a few dozen megabytes, whatever the experiment.
 _SPLITS_AT_ONCE = 32
 _USERS_AT_ONCE = 65_536
+_LOST = NullReason.PRECISION_LOST
+# Where a ratio's sum of squares of denominators stands among its sums, and below which part of the whole one that of a
+# half is little more than the rounding of the whole.
+_DENOMINATOR_SQUARES = 3
+_HIDDEN = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class UserNumbers:
     """A metric's numerator and denominator of every user, (n,) each; shapes without a denominator have zeros.
 
-    `covariate`: the number from before the exposure, (n,), where the metric is adjusted by one.
+    `covariate`: the number from before the exposure, (n,), where the metric is adjusted by one. The units are what
+    values were rounded to multiples of; `None`: the numbers are exact.
     """
 
     numerator: Numbers
     denominator: Numbers
     covariate: Numbers | None = None
+    unit: float | None = None
+    denominator_unit: float | None = None
+    covariate_unit: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +130,7 @@ class _Summed:
         self._numbers = numbers
         self._start = start
         self.width = len(self.columns(slice(0, 0)))
+        self._lost = lost_in(numbers)
 
     def columns(self, some: slice) -> list[Numbers]:
         x, y = self._numbers.numerator[some], self._numbers.denominator[some]
@@ -136,10 +149,29 @@ class _Summed:
     def arm(self, sums: Numbers, sides: Bits, confidence: float) -> MeasuredArm:
         del sides, confidence
         n = round(float(sums[0]))
+        if self._lost.numbers:
+            return MeasuredArm(sample=ArmEstimate(n=n, value=None, variance=None, null_reason=_LOST))
         own = [float(value) for value in sums[self._start : self._start + self.width]]
         return MeasuredArm(sample=self._sample(n, own), covariate=self._covariate(n, own))
 
     def tested(self, half: Numbers, totals: Numbers, sides: Bits, confidence: float) -> Tested:
+        if self._lost.numbers or self._hides_denominators(half, totals):
+            return Tested(null_reason=_LOST, adjusted_null_reason=_LOST)
+        found = self._tested(half, totals, sides, confidence)
+        return replace(found, adjusted_null_reason=_LOST) if self._lost.covariate else found
+
+    def _hides_denominators(self, half: Numbers, totals: Numbers) -> bool:
+        """Tell whether the denominators of a half are hidden by a far larger one in the other.
+
+        A numerator that is far too large decides the difference, however little is left of the others. A denominator
+        makes the ratio of its own half next to nothing, so that the other's decides.
+        """
+        if self._numbers.denominator_unit is None:
+            return False
+        squares, whole = (float(sums[self._start + _DENOMINATOR_SQUARES]) for sums in (half, totals))
+        return min(squares, whole - squares) < _HIDDEN * whole
+
+    def _tested(self, half: Numbers, totals: Numbers, sides: Bits, confidence: float) -> Tested:
         try:
             other, own = (self.arm(sums, sides, confidence) for sums in (totals - half, half))
         except ValueError:
@@ -166,7 +198,7 @@ class _Summed:
                 raise AssertionError(self._shape)
 
     def _covariate(self, n: int, own: Sequence[float]) -> CovariateSample | None:
-        if self._numbers.covariate is None:
+        if self._numbers.covariate is None or self._lost.covariate:
             return None
         *_, pre, pre_squares, products = own
         return CovariateSample.from_sums(
@@ -177,6 +209,29 @@ class _Summed:
             pre_sum_squares=max(0.0, pre_squares),
             post_pre_sum_products=products,
         )
+
+
+def lost_in(numbers: UserNumbers) -> Lost:
+    """Tell what of a metric is lost where values were rounded beside a far larger one, of which a limit left little."""
+    n = len(numbers.numerator)
+    sides = [numbers.numerator, numbers.denominator, numbers.covariate]
+    squares = [0.0 if side is None else float(side @ side) for side in sides]
+    if not all(map(math.isfinite, squares)):
+        # Values of such a size have no sums, which is said of these.
+        return Lost(numbers=False, covariate=False)
+    x, y, z = map(Fraction, squares)
+    units = (numbers.unit, numbers.denominator_unit, numbers.covariate_unit)
+    unit, denominator_unit, covariate_unit = (None if unit is None else Fraction(unit) for unit in units)
+    return lost_of(
+        ArmMeasured(
+            sums=Sums(n=n, numerator_squares=x, denominator_squares=y, covariate_squares=z),
+            # Who had none is not known; they would make the others' numbers larger.
+            events=n,
+            unit=unit,
+            denominator_unit=denominator_unit,
+            covariate_unit=covariate_unit,
+        )
+    )
 
 
 class _Ordered:

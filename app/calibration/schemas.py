@@ -16,11 +16,10 @@ from app.calibration.values import (
     Status,
     Wanted,
 )
-from app.core.lists import AT_LEAST_ONE, refuse_empty
+from app.core.lists import AT_LEAST_ONE
 from app.core.names import Key
 from app.core.text import refuse_control_characters
-from app.events.schemas import EventType
-from app.metrics.recipe_schemas import WholeNumber
+from app.metrics.recipe_schemas import EventType, WholeNumber
 from app.metrics.schemas import CovariateDays
 from app.results.limits import MOST_EVENT_TYPES
 from app.results.values import Source
@@ -57,7 +56,6 @@ class CalibrationIn(BaseModel):
         list[Key],
         Field(max_length=MOST_METRICS, description="Left out: those of the experiment; without any, built-in ones."),
         AT_LEAST_ONE,
-        AfterValidator(refuse_empty),
     ] = Field(default_factory=list)
     seed: Annotated[WholeNumber, Field(ge=0, le=_LARGEST_SEED)] = Field(
         default=0, description="The same seed splits the same users in the same way."
@@ -67,7 +65,6 @@ class CalibrationIn(BaseModel):
         list[EventType],
         Field(max_length=MOST_EVENT_TYPES, description="Of the built-in metrics; left out: all."),
         AT_LEAST_ONE,
-        AfterValidator(refuse_empty),
     ] = Field(default_factory=list)
     split_by: ContextName | None = Field(
         default=None,
@@ -114,7 +111,8 @@ class AdjustedCalibrationOut(_Out):
         str | None,
         Field(
             description="NO_COVARIATE: the metric has no number from before the exposure. COVARIATE_DROPPED: neither"
-            " store has the events before the exposures any more."
+            " store has the events before the exposures any more. PRECISION_LOST: one value from before is so far"
+            " beyond all others that these are lost in rounding beside it."
         ),
     ]
 
@@ -145,7 +143,13 @@ class MetricCalibrationOut(_Out):
     ks_p_value: Annotated[
         float | None, Field(description="Of the hypothesis that the p-values are uniform; small for few distinct ones.")
     ]
-    null_reason: str | None
+    null_reason: Annotated[
+        str | None,
+        Field(
+            description="Why the test had nothing to say. PRECISION_LOST: one value is so far beyond all others that"
+            " these are lost in rounding beside it, though the metric needs them."
+        ),
+    ]
     adjusted: Annotated[
         AdjustedCalibrationOut | None, Field(description="After CUPED; null in results of earlier releases.")
     ]

@@ -11,9 +11,8 @@ from typing import Any
 
 from app.calibration.reading import COVARIATE, EXPONENT, NUMBERS, USER, VALUE
 from app.measurement import cold_statement, cold_values, hot_statement, hot_values
-from app.measurement.plan import Measure, Plan, compiled
+from app.measurement.plan import Measure, Plan
 from app.measurement.values import Asked, Exposed
-from app.metrics.values import Recipe
 from app.results.exposed_cold import exposed_in_clickhouse
 from app.results.exposed_hot import exposed_in_postgres
 from app.results.values import Question, Subject
@@ -93,9 +92,7 @@ _COLD_NUMBER_OF_VALUES = "\nSELECT count() AS number FROM ({measured}) AS seen"
 _SIDES = "xyz"
 
 
-def in_postgres(
-    subject: Subject, control_id: int, recipes: Mapping[str, Recipe], *, split_by: str | None
-) -> Iterator[Statement]:
+def in_postgres(subject: Subject, control_id: int, plan: Plan, *, split_by: str | None) -> Iterator[Statement]:
     """Yield the statements whose rows are lines: of users and their numbers, and of the values of quantiles."""
     who, parameters = exposed_in_postgres(subject, Question())
     extra: dict[str, Any] = {**parameters, "control_id": control_id}
@@ -104,12 +101,12 @@ def in_postgres(
         extra["split_by"] = split_by
         of_group = f"CAST({_GROUP} IS NOT NULL AS int)"
         control = _CONTROL.format(key=_USER_KEY, split_with=_TOGETHER, of_group=of_group, join=_JOIN_CONTEXT)
-    numbers, values = _parts(compiled(recipes))
+    numbers, values = _parts(plan)
     every = Exposed(_EVERY_USER_AN_ARM, {})
-    measured, own = hot_statement.measuring(numbers, _asked(subject), every)
+    measured, own = hot_statement.measuring(numbers, asked_of(subject), every)
     yield who + control + _LINES.format(measured=measured), {**own, **extra}
     if values.measures:
-        measured, own = hot_values.valuing(values, _asked(subject), every)
+        measured, own = hot_values.valuing(values, asked_of(subject), every)
         yield who + control + _VALUES.format(measured=measured), {**own, **extra}
 
 
@@ -120,13 +117,13 @@ class InClickHouse:
         self,
         subject: Subject,
         control_id: int,
-        recipes: Mapping[str, Recipe],
+        plan: Plan,
         watermark: datetime,
         *,
         split_by: str | None,
     ) -> None:
         self._subject = subject
-        self._plan = compiled(recipes)
+        self._plan = plan
         who, parameters = exposed_in_clickhouse(subject, Question(), watermark, with_tail=False)
         self._parameters: dict[str, Any] = {**parameters, "control_id": control_id}
         control = _COLD_CONTROL.format(key=_COLD_USER_KEY, split_with=_COLD_USER_KEY, of_group="0", join="")
@@ -147,7 +144,7 @@ class InClickHouse:
     def counting_values(self, measure: Measure) -> Statement:
         """Return the statement for the number of values that a quantile is taken of."""
         plan, every = self._plan.only([measure.index]), Exposed(_COLD_EVERY_USER_AN_ARM, {})
-        measured, own = cold_values.valuing(plan, _asked(self._subject), every)
+        measured, own = cold_values.valuing(plan, asked_of(self._subject), every)
         return self._who + _COLD_NUMBER_OF_VALUES.format(measured=measured), {**own, **self._parameters}
 
     def users(self, part: int, parts: int) -> Statement:
@@ -163,7 +160,7 @@ class InClickHouse:
 
         Its rows have `lines` and, for each side whose unit ClickHouse chose, an exponent named like the side.
         """
-        plan, asked = self._plan.only([measure.index]), _asked(self._subject)
+        plan, asked = self._plan.only([measure.index]), asked_of(self._subject)
         every = Exposed(_COLD_EVERY_USER_AN_ARM, {})
         if measure.quantile is not None:
             measured, own = cold_values.valuing(plan, asked, every)
@@ -209,5 +206,6 @@ def _parts(plan: Plan) -> tuple[Plan, Plan]:
     return plan.only({measure.index for measure in plan.measures} - values), plan.only(values)
 
 
-def _asked(subject: Subject) -> Asked:
+def asked_of(subject: Subject) -> Asked:
+    """Return the question: all that ever happened."""
     return Asked(project_id=subject.project_id, experiment_id=subject.experiment_id)

@@ -5,7 +5,8 @@ from dataclasses import replace
 from datetime import datetime
 
 from app.explain.statements import Known, Ranks
-from app.measurement.plan import Finer, Plan, compiled
+from app.measurement.plan import Plan, compiled
+from app.measurement.precision import repeated
 from app.measurement.stores import bounding_ranks
 from app.measurement.values import ArmMeasured, Measured
 from app.results.measuring import days_of
@@ -45,27 +46,17 @@ def known_from(question: Question, wanted: Wanted, seen: Observations, until: da
         days=days_of(seen, question, wanted, until),
         ranks=_ranks(quantiles, Measured(seen.measured), question),
         ranks_by_segment=_ranks(quantiles, _in_cells(quantiles, seen.segments), question),
-        finer=_finer(refinable, Measured(seen.measured)),
-        finer_by_segment=_finer(refinable, _in_cells(refinable, seen.segments)),
+        repeated=repeated(refinable, Measured(seen.measured)),
+        repeated_by_segment=repeated(refinable, _in_cells(refinable, seen.segments)),
     )
 
 
 def _looked_at(wanted: Wanted) -> Wanted:
-    """Return the quantiles, and by the same days what may have been measured in finer units."""
+    """Return the quantiles, and by the same days what may have been measured once more."""
     measures = compiled(wanted.recipes).measures
     keys = [measure.key for measure in measures if measure.quantile is not None or measure.refinable]
     most_days = wanted.most_days if any(measure.refinable for measure in measures) else 0
     return Wanted(recipes={key: wanted.recipes[key] for key in keys}, most_days=most_days)
-
-
-def _finer(plan: Plan, seen: Measured) -> Finer:
-    """Return the units in which a store came to measure, which are those of all arms."""
-    found: dict[tuple[int, str], int] = {}
-    for measure in plan.measures:
-        for arm in seen.metrics.get(measure.key, {}).values():
-            bits = {"x": arm.finer, "z": arm.covariate_finer}
-            found |= {(measure.index, side): bits[side] for side in bits if bits[side]}
-    return found
 
 
 def _ranks(plan: Plan, seen: Measured, question: Question) -> Ranks:

@@ -41,9 +41,9 @@ _ENTRIES_AND_ARMS = (
 )
 _SUMS = (
     "Sums of values are whole multiples of 2 to the power of minus `exponent`: `total` in these units over the exposed"
-    " users is `value_per_user`, over `valued` it is `avg_value`. The unit suits the largest value of all arms. Where it is"
-    " too large for the values of one of them, an answer has both metrics measured like stored ones, in finer units;"
-    " explain it with `effect_over_time`, and you see these queries."
+    " users is `value_per_user`, over `valued` it is `avg_value`. The unit suits the largest value of all arms. Where"
+    " it is too large for the values of one of them, an answer has both metrics measured like stored ones, in finer"
+    " units; explain it with `effect_over_time`, and you see these queries."
 )
 _P95 = "Rows of kind `p95` are the one or two values around the 95th percentile, by `position`."
 _OTHERS = (
@@ -68,9 +68,10 @@ _EXPONENTS = (
     " `exponent` (position 0: numerator, 1: denominator, 2: covariate), in ClickHouse `x<number>_exponent`,"
     " `y<number>_exponent`, `z<number>_exponent`."
 )
-_FINER = (
-    "One value is so far beyond all that their limit leaves that these metrics are measured in finer units, by a query"
-    " of their own: {keys}."
+_REPEATED = (
+    "One value is so far beyond others that these are lost in rounding beside it. So these metrics are measured again,"
+    " by queries of their own, in finer units or with some variants alone: {keys}. Where two queries have the same"
+    " metric and `variant_id`, the later one counts."
 )
 _QUANTILES = (
     "A quantile lies between the rows `neighbour` (ClickHouse: `q<number>_low`, `q<number>_high`); rows `clusters` say"
@@ -152,13 +153,13 @@ def on_days(days: Mapping[str, Days | None]) -> list[str]:
     ]
 
 
-def on_finer(recipes: Mapping[str, Recipe], indexes: Collection[int]) -> list[str]:
-    """Say which metrics are measured in finer units.
+def on_repeated(recipes: Mapping[str, Recipe], indexes: Collection[int]) -> list[str]:
+    """Say which metrics are measured again.
 
     indexes: of these in the plan; none: there is nothing to say.
     """
     keys = [measure.key for measure in compiled(recipes).measures if measure.index in indexes]
-    return [_FINER.format(keys=", ".join(keys))] if keys else []
+    return [_REPEATED.format(keys=", ".join(keys))] if keys else []
 
 
 def on_bounds(confidence_level: float) -> str:

@@ -5,11 +5,11 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StringConstraints
 
 from app.core.errors import Invalid
-from app.core.lists import AT_LEAST_ONE, refuse_empty
+from app.core.lists import AT_LEAST_ONE
 from app.core.names import Key
 from app.core.text import refuse_control_characters
-from app.events.schemas import EventType
 from app.explain.values import Explanation, Part
+from app.metrics.recipe_schemas import EventType
 from app.metrics.schemas import CovariateDays
 from app.results.limits import (
     LEAST_CONFIDENCE_LEVEL,
@@ -35,13 +35,13 @@ class ExplainIn(BaseModel):
         json_schema_extra={"examples": [{"metrics": ["conversion_rate"], "event_type": ["purchase"]}]},
     )
 
-    metrics: Annotated[list[Key], Field(max_length=MOST_METRICS), AT_LEAST_ONE, AfterValidator(refuse_empty)] = Field(
+    metrics: Annotated[list[Key], Field(max_length=MOST_METRICS), AT_LEAST_ONE] = Field(
         default_factory=list,
         description="Built-in metrics, keys of stored ones, or `attached`; left out: those of results.",
     )
-    event_type: Annotated[
-        list[EventType], Field(max_length=MOST_EVENT_TYPES), AT_LEAST_ONE, AfterValidator(refuse_empty)
-    ] = Field(default_factory=list, description="Their union; left out: all. Stored metrics have types of their own.")
+    event_type: Annotated[list[EventType], Field(max_length=MOST_EVENT_TYPES), AT_LEAST_ONE] = Field(
+        default_factory=list, description="Their union; left out: all. Stored metrics have types of their own."
+    )
     start_date: DateOrMoment | None = None
     end_date: DateOrMoment | None = None
     granularity: Granularity = Granularity.DAY

@@ -91,7 +91,7 @@ class ExplainService:
         said = [*hot.notes, *cold.notes, *notes.on_observed(asked.question)]
         if asked.wanted.recipes:
             said += notes.on_measured(asked.wanted.recipes, names, with_event_types=bool(question.event_types))
-        said += notes.on_finer(asked.wanted.recipes, hot.known.in_finer_units | cold.known.in_finer_units)
+        said += notes.on_repeated(asked.wanted.recipes, hot.known.measured_again | cold.known.measured_again)
         said += notes.on_days({"PostgreSQL": hot.known.days, "ClickHouse": cold.known.days})
         if hot.known.ranks or cold.known.ranks:
             said.append(notes.on_bounds(question.confidence_level))

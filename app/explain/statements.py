@@ -1,8 +1,8 @@
 """The queries by which results are computed, as text to paste. Plain functions, no I/O.
 
 An answer is made of one query for what is observed and one for what recipes measure; quantiles need another, whose
-ranks follow from what that one counts, and metrics with a limit beside absurd values one in finer units. Where the
-users are divided there is the same again by cells of variant and part. Of dropped duplicates PostgreSQL alone knows.
+ranks follow from what that one counts, and so do metrics that absurd values hide in some arm. Where the users are
+divided there is the same again by cells of variant and part. Of dropped duplicates PostgreSQL alone knows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from app.explain.literals import (
 )
 from app.explain.values import Part, Query, Statement
 from app.measurement import cold_statement, hot_statement, hot_values
-from app.measurement.plan import Finer, Plan, compiled
+from app.measurement.plan import Plan, compiled
 from app.measurement.stores import SETTINGS as MEASURING_SETTINGS
 from app.measurement.values import Days, Exposed
 from app.results import cold, duplicates, hot
@@ -47,18 +47,19 @@ Ranks: TypeAlias = Mapping[tuple[int, int], tuple[int, int]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """What queries follow from that a store has to be looked at for: days of series, ranks of bounds, finer units."""
+    """What queries follow from that a store has to be looked at for: days of series, ranks, what is measured again."""
 
     days: Days | None = None
     ranks: Ranks = field(default_factory=dict)
     ranks_by_segment: Ranks = field(default_factory=dict)
-    finer: Finer = field(default_factory=dict)
-    finer_by_segment: Finer = field(default_factory=dict)
+    repeated: Sequence[Plan] = ()
+    repeated_by_segment: Sequence[Plan] = ()
 
     @property
-    def in_finer_units(self) -> frozenset[int]:
-        """The metrics, by their index, that have a query of their own."""
-        return frozenset(index for index, _ in (*self.finer, *self.finer_by_segment))
+    def measured_again(self) -> frozenset[int]:
+        """The metrics, by their index, that have queries of their own."""
+        plans = (*self.repeated, *self.repeated_by_segment)
+        return frozenset(measure.index for plan in plans for measure in plan.measures)
 
 
 NOTHING_KNOWN = Known()
@@ -117,31 +118,34 @@ class _Store(Protocol):
 
 def _queries(store: _Store, question: Question, known: Known) -> Iterator[Query]:
     """Write the queries in the order in which results run them."""
-    views = [(question.undivided, known.days, known.ranks, known.finer)]
+    views = [(question.undivided, known.days, known.ranks, known.repeated)]
     if question.is_divided:
-        views.append((replace(question, with_series=False), None, known.ranks_by_segment, known.finer_by_segment))
-    for view, days, ranks, finer in views:
+        views.append((replace(question, with_series=False), None, known.ranks_by_segment, known.repeated_by_segment))
+    for view, days, ranks, repeated in views:
         by_segment = view.is_divided
         yield _headed(Part.OBSERVED, view.metrics, store.observed(view), by_segment=by_segment)
-        for plan in _in_units(store.plan, finer):
+        for plan in _carried_out(store.plan, repeated):
             keys = tuple(measure.key for measure in plan.measures)
-            yield _headed(Part.MEASURED, keys, store.measured(plan, view, days), by_segment=by_segment)
+            sql = store.measured(plan, view, days)
+            yield _headed(Part.MEASURED, keys, sql, by_segment=by_segment, arms=plan.arms)
         if ranks:
             bounded = {index for index, _ in ranks}
             keys = tuple(measure.key for measure in store.plan.measures if measure.index in bounded)
             yield _headed(Part.BOUNDS, keys, store.bounds(view, ranks), by_segment=by_segment)
 
 
-def _in_units(plan: Plan, finer: Finer) -> Iterator[Plan]:
-    """Yield the plan without the metrics that need finer units, and that of these; each as far as there are any."""
-    refined = {index for index, _ in finer}
-    ordinary = plan.only(measure.index for measure in plan.measures if measure.index not in refined)
-    yield from (some for some in (ordinary, plan.refined(finer)) if some.measures)
+def _carried_out(plan: Plan, repeated: Sequence[Plan]) -> Iterator[Plan]:
+    """Yield the plan, without metrics of which nothing that it says remains, and those of what is measured again."""
+    replaced = {measure.index for again in repeated if not again.arms for measure in again.measures}
+    ordinary = plan.only(measure.index for measure in plan.measures if measure.index not in replaced)
+    yield from (some for some in (ordinary, *repeated) if some.measures)
 
 
-def _headed(part: Part, metrics: Sequence[str], text: str, *, by_segment: bool) -> Query:
+def _headed(part: Part, metrics: Sequence[str], text: str, *, by_segment: bool, arms: Sequence[int] = ()) -> Query:
     """Put what a query is above it; no line break can be in a metric's key."""
     about = f"{part}, by segment" if by_segment else f"{part}"
+    if arms:
+        about += f", of variant_id {', '.join(map(str, arms))} alone"
     heading = f"-- {about}: {', '.join(metrics)}" if metrics else f"-- {about}"
     return Query(part, by_segment, tuple(metrics), f"{heading}\n{text.strip()};")
 

@@ -56,7 +56,7 @@ def measured(plan: Plan, asked: Asked, seen: Tallies) -> Measured:
     return Measured(
         {
             measure.key: {
-                variant_id: _arm(measure, asked, seen, variant_id, entries)
+                variant_id: _arm(plan, measure, asked, seen, variant_id, entries)
                 for variant_id, entries in seen.entries.items()
             }
             for measure in plan.measures
@@ -64,7 +64,7 @@ def measured(plan: Plan, asked: Asked, seen: Tallies) -> Measured:
     )
 
 
-def _arm(measure: Measure, asked: Asked, seen: Tallies, variant_id: int, entries: Changes) -> ArmMeasured:
+def _arm(plan: Plan, measure: Measure, asked: Asked, seen: Tallies, variant_id: int, entries: Changes) -> ArmMeasured:
     tally = seen.tallies[measure.index, variant_id]
     if measure.shape is Shape.VALUES:
         users = Sums(n=sum(entries.values()))
@@ -80,9 +80,12 @@ def _arm(measure: Measure, asked: Asked, seen: Tallies, variant_id: int, entries
         reached=_reached(measure, tally.reached),
         daily=() if asked.days is None else tuple(map(DailySums, map(asked.days.__getitem__, days), sums)),
         unit=_chosen(measure, seen.exponents, "x"),
+        denominator_unit=_chosen(measure, seen.exponents, "y"),
         covariate_unit=_chosen(measure, seen.exponents, "z"),
         finer=measure.finer_by("x"),
+        denominator_finer=measure.finer_by("y"),
         covariate_finer=measure.finer_by("z"),
+        among=plan.arms,
     )
 
 

@@ -32,10 +32,11 @@ _SINCE = """
 _VALUED = """
               AND value IS NOT NULL"""
 # Users get a number, because grouping by numbers is far cheaper than grouping by text.
-PEOPLE = (
+_PEOPLE = (
     "SELECT user_id, variant_id, toUnixTimestamp64Micro(exposed_at) AS exposed_us,"
     " toUInt32(row_number() OVER ()) AS unit FROM exposed"
 )
+_OF_ARMS = " WHERE variant_id IN ({{{arms}:Array(Int64)}})"
 # The day's number within the series; what lies outside it counts in its first or last day.
 _DAY = f"toUInt16(least(greatest(intDiv({{us}}, {DAY_US}) - {{{{first_day:Int64}}}}, 0), {{{{days:Int64}}}} - 1))"
 # Bits of a key: 10 for the track, 54 for the event's offset from the earliest moment that may matter, which are enough
@@ -61,6 +62,18 @@ class ColdEvents:
         self.has_start = asked.start is not None
         self.since = self.has_start and not any(measure.covariate for measure in plan.measures)
         self._bound: dict[str, Any] = {}
+
+    @property
+    def of_arms(self) -> str:
+        """The condition that a user is in an arm that is looked at; '' where all are."""
+        if not self._plan.arms:
+            return ""
+        return _OF_ARMS.format(arms=self.bind("measured_arms", list(self._plan.arms)))
+
+    @property
+    def people(self) -> str:
+        """The query for who is exposed, in the arms that are looked at."""
+        return _PEOPLE + self.of_arms
 
     def place(self, track: Track, stretch: Stretch) -> int:
         """Return the number of a list of events."""
@@ -146,7 +159,7 @@ def joined(events: ColdEvents, plan: Plan, name: str) -> str:
     if events.with_tail:
         streams.append(_stream(events, tracks, name, _TAIL + condition))
     return f"""({" UNION ALL ".join(streams)}) AS happened
-    INNER JOIN ({PEOPLE}) AS people ON happened.user_id = people.user_id
+    INNER JOIN ({events.people}) AS people ON happened.user_id = people.user_id
     WHERE happened.moment >= people.exposed_us - {{look_back_us:Int64}}"""
 
 

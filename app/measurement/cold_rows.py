@@ -123,7 +123,7 @@ def _cuts(events: ColdEvents, plan: Plan, scales: Mapping[int, str]) -> tuple[st
         place = rank.format(over=over, under=under)
         found.append(_CUT.format(sort=f"arrayPartial{sort}Sort", place=place, total=total))
     scalars = (
-        ",\n(SELECT count() FROM exposed) AS users",
+        f",\n(SELECT count() FROM exposed{events.of_arms}) AS users",
         f",\n(SELECT tuple({', '.join(found)}) FROM ({rows.sql})) AS cuts",
     )
     cuts = {(m.index, side): f"assumeNotNull(tupleElement(cuts, {i}))" for i, (m, side) in enumerate(cut, start=1)}
@@ -210,6 +210,8 @@ def _amounts(events: ColdEvents, measure: Measure, places: Mapping[str, int]) ->
     else:
         both = f"arrayConcat({days}, {_days_of(places['y'])})"
         zeros = "toInt128(0)" if "y" in measure.scaled else "toInt64(0)"
+        if measure.finer_by("y"):
+            zeros = "toInt256(0)"
         y = f"arrayConcat(arrayMap(moment -> {zeros}, f{places['x']}), {_added(measure, 'y', places)})"
         x = _added(measure, "x", places)
         x = f"arrayConcat({x}, arrayMap(moment -> {_type_of(measure)}(0), f{places['y']}))"

@@ -8,7 +8,7 @@ counts is defined in both and, in the same words, in `hot_statement`; a property
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from app.measurement.cold_events import PEOPLE, ColdEvents, day_of
+from app.measurement.cold_events import ColdEvents, day_of
 from app.measurement.cold_lists import filtered
 from app.measurement.cold_rows import accumulated, known_before, squared_in
 from app.measurement.plan import Measure, Plan, Shape
@@ -27,7 +27,7 @@ def measuring(plan: Plan, asked: Asked, exposed: Exposed, *, with_tail: bool) ->
     units = [f"{known.exponent_of(events, measure, side)} AS {side}{measure.index}_exponent" for measure, side in sides]
     sql = f"""{exposed.sql}{known.scalars}
 SELECT {", ".join(["*", *units])}
-FROM (SELECT {entries} FROM ({PEOPLE}) GROUP BY variant_id) AS entered
+FROM (SELECT {entries} FROM ({events.people}) GROUP BY variant_id) AS entered
 LEFT JOIN ({_with_quantiles(plan, summed)}) AS summed ON entered.variant_id = summed.variant_id"""
     return sql, events.parameters()
 

@@ -21,8 +21,9 @@ _HAPPENED = """, happened AS MATERIALIZED (
           - CAST(:most_ahead AS interval)
       AND (happened.experiment_id IS NULL OR happened.experiment_id = CAST(:experiment_id AS bigint))
       AND (CAST(:until AS timestamptz) IS NULL OR happened.ts < CAST(:until AS timestamptz))
-      AND (CAST(:event_types AS text[]) IS NULL OR happened.event_type = ANY (CAST(:event_types AS text[])))
+      AND (CAST(:event_types AS text[]) IS NULL OR happened.event_type = ANY (CAST(:event_types AS text[]))){of_arms}
 )"""
+_OF_ARMS = "exposed.variant_id = ANY (CAST(:{arms} AS bigint[]))"
 
 
 class HotEvents:
@@ -39,6 +40,12 @@ class HotEvents:
         """Bind a parameter and return its name."""
         self._bound[name] = value
         return name
+
+    def of_arms(self, before: str) -> str:
+        """Return the condition that a user is in an arm that is looked at, behind `before`; '' where all are."""
+        if not self.plan.arms:
+            return ""
+        return before + _OF_ARMS.format(arms=self.bind("measured_arms", list(self.plan.arms)))
 
     def parameters(self) -> Mapping[str, Any]:
         first_day, days = days_of(self._asked)
@@ -60,7 +67,7 @@ class HotEvents:
     def happened(self) -> str:
         """Return the part of a statement that has an event in each row, with what each track makes of it."""
         columns = (f",\n        {self._column(index, track)}" for index, track in enumerate(self._tracks))
-        return _HAPPENED.format(columns="".join(columns))
+        return _HAPPENED.format(columns="".join(columns), of_arms=self.of_arms("\n      AND "))
 
     def _column(self, index: int, track: Track) -> str:
         conditions = []

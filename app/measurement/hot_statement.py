@@ -62,7 +62,7 @@ _CUT = """(
                 count(*) OVER () AS users
             FROM exposed LEFT JOIN (
                 SELECT unit, sum({side}) AS total FROM {rows} GROUP BY unit
-            ) AS totals ON totals.unit = exposed.unit
+            ) AS totals ON totals.unit = exposed.unit{of_arms}
         ) AS ranked
         WHERE place = greatest(div(CAST({over} AS numeric) * users + CAST({under} AS numeric) - 1,
             CAST({under} AS numeric)), 1)
@@ -71,7 +71,7 @@ _ENTRIES = """
 SELECT 'entry' AS kind, 0 AS metric, variant_id, {day} AS position, CAST(count(*) AS numeric) AS n1,
     CAST(NULL AS numeric) AS n2, CAST(NULL AS numeric) AS n3, CAST(NULL AS numeric) AS n4, CAST(NULL AS numeric) AS n5,
     CAST(NULL AS numeric) AS n6, CAST(NULL AS numeric) AS n7, CAST(NULL AS float8) AS value
-FROM exposed GROUP BY 3, 4"""
+FROM exposed{of_arms} GROUP BY 3, 4"""
 _EXPOSED_US = "CAST(extract(epoch FROM exposed.exposed_at) * 1000000 AS bigint)"
 
 
@@ -79,7 +79,7 @@ def measuring(plan: Plan, asked: Asked, exposed: Exposed) -> tuple[str, Mapping[
     """Return the statement that answers for all metrics."""
     events = HotEvents(plan, asked, exposed)
     ctes = [events.happened(), *_peaks(events)]
-    answers = [_ENTRIES.format(day=_DAY.format(us=_EXPOSED_US))]
+    answers = [_ENTRIES.format(day=_DAY.format(us=_EXPOSED_US), of_arms=events.of_arms(" WHERE "))]
     for measure in plan.measures:
         parts = _quantile(events, measure) if measure.shape is Shape.VALUES else _sums(events, measure)
         for part in parts:
@@ -147,7 +147,7 @@ def _sums(events: HotEvents, measure: Measure) -> Iterator[str]:
         yield f""", before_{i} AS MATERIALIZED (
     SELECT unit, CAST({amount} AS numeric) AS z FROM happened WHERE {inside} GROUP BY unit
 )"""
-    yield from _limits(measure)
+    yield from _limits(events, measure)
     yield _totals(measure)
     yield _days_answer(measure)
     if measure.covariate is not None:
@@ -212,14 +212,14 @@ SELECT 'events', {measure.index}, variant_id, 0, {count}, NULL, NULL, NULL, NULL
 GROUP BY variant_id"""
 
 
-def _limits(measure: Measure) -> Iterator[str]:
+def _limits(events: HotEvents, measure: Measure) -> Iterator[str]:
     """Say between what a user's numerator and covariate are kept; NULL does not limit."""
     rows = {"x": f"cells_{measure.index}", "z": f"before_{measure.index}"}
     for side in measure.limited if measure.is_limited else ():
         cut, cap = "NULL", "NULL"
         if measure.winsorize is not None:
             over, under = measure.winsorize
-            cut = _CUT.format(side=side, rows=rows[side], over=over, under=under)
+            cut = _CUT.format(side=side, rows=rows[side], over=over, under=under, of_arms=events.of_arms(" WHERE "))
         if isinstance(measure.cap, Cap):
             cap = _cap_in_units(measure.cap, f"{side}{measure.index}", measure.finer_by(side))
         elif measure.cap is not None:

@@ -154,8 +154,8 @@ class Measure:
 
     @property
     def refinable(self) -> tuple[str, ...]:
-        """The sides whose unit may be finer than the largest value lets it be: limits keep their totals small."""
-        return tuple(side for side in self.limited if side in self.scaled) if self.is_limited else ()
+        """The sides whose unit may be finer than the largest value of all arms lets it be."""
+        return self.scaled
 
     def finer_by(self, side: str) -> int:
         """Return by how many bits the unit of a side is finer than the one that suits the largest value."""
@@ -181,9 +181,13 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All measures of a statement, and the tracks that they share."""
+    """All measures of a statement, and the tracks that they share.
+
+    arms: the variants, by id, that alone are looked at, as if there were no others; none: all are.
+    """
 
     measures: tuple[Measure, ...]
+    arms: tuple[int, ...] = ()
 
     @property
     def tracks(self) -> tuple[Track, ...]:
@@ -212,17 +216,23 @@ class Plan:
 
     def only(self, indexes: Iterable[int]) -> "Plan":
         wanted = set(indexes)
-        return Plan(tuple(measure for measure in self.measures if measure.index in wanted))
+        return replace(self, measures=tuple(measure for measure in self.measures if measure.index in wanted))
 
     def refined(self, finer: Finer) -> "Plan":
         """Return the plan of these metrics alone, with units that are so much finer."""
-        some = self.only(index for index, _ in finer)
-        return Plan(
-            tuple(
-                replace(measure, finer={side: bits for (index, side), bits in finer.items() if index == measure.index})
-                for measure in some.measures
-            )
+        return self.only(index for index, _ in finer).with_units(finer)
+
+    def among(self, arms: Iterable[int]) -> "Plan":
+        """Return the plan with these arms alone, in units that suit the largest value of these."""
+        return replace(self.with_units({}), arms=tuple(sorted(arms)))
+
+    def with_units(self, finer: Finer) -> "Plan":
+        """Return the plan of the same metrics in units that are so much finer, and no finer elsewhere."""
+        measures = (
+            replace(measure, finer={side: bits for (index, side), bits in finer.items() if index == measure.index})
+            for measure in self.measures
         )
+        return replace(self, measures=tuple(measures))
 
 
 def compiled(recipes: Mapping[str, Recipe]) -> Plan:

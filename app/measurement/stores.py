@@ -1,7 +1,7 @@
 """PostgreSQL and ClickHouse as they measure: a statement for all metrics, and another one for quantiles' bounds.
 
-The bounds of a quantile are order statistics whose ranks follow from what the first statement counts. Metrics whose
-limits leave little beside one absurd value are measured once more, alone and in finer units, and only then.
+The bounds of a quantile are order statistics whose ranks follow from what the first statement counts. Metrics of which
+little is left in an arm beside one absurd value are measured once more, by themselves, and only then (see `precision`).
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -15,8 +15,8 @@ from app.core.clickhouse import ClickHouse, SentRows
 from app.measurement import cold_statement, hot_statement, hot_values
 from app.measurement import tail as tail_tables
 from app.measurement.answers import measured, with_bounds
-from app.measurement.plan import Plan, compiled
-from app.measurement.precision import finer_units
+from app.measurement.plan import Finer, Plan, compiled
+from app.measurement.precision import MOST_LOOKS, once_more, units_of
 from app.measurement.reading import read_cold, read_hot
 from app.measurement.values import Asked, Exposed, Measured
 from app.metrics.values import Recipe
@@ -52,6 +52,8 @@ _TAIL_EVENTS = text(
 _Key = tuple[int, int]
 # Carries out a plan.
 _Measure = Callable[[Plan], Awaitable[Measured]]
+# Asks ClickHouse.
+_Ask = Callable[[str, Mapping[str, Any]], Awaitable[list[dict[str, Any]]]]
 
 
 async def measure_hot(
@@ -64,19 +66,13 @@ async def measure_hot(
 ) -> Measured:
     """Measure in PostgreSQL, in the connection's transaction.
 
-    Where a recipe is a quantile, or limits values, several statements have to see the same: the transaction must be
-    REPEATABLE READ.
+    Where a recipe is of values, several statements may have to see the same: the transaction must be REPEATABLE READ.
     """
     await connection.execute(_PREPARE)
     plan = compiled(recipes)
     if not plan.measures:
         return Measured({})
-
-    async def measure(some: Plan) -> Measured:
-        rows = await _rows(connection, hot_statement.measuring(some, asked, exposed))
-        return measured(some, asked, read_hot(some, rows))
-
-    seen = await _finely(measure, plan)
+    seen = await _finely(_by_postgres(connection, asked, exposed), plan)
     ranks = _ranks(plan, seen, confidence)
     if not ranks:
         return seen
@@ -107,24 +103,13 @@ async def measure_cold(
     plan = compiled(recipes)
     if not plan.measures:
         return Measured({})
-    tables = {name: SentRows(table.structure, table.lines) for name, table in exposed.tables.items()}
-    if tail is not None:
-        tables[tail_tables.EVENTS] = tail_tables.table_of(tail)
-
-    async def rows(sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return await clickhouse.rows(sql, {**parameters, "watermark": watermark}, settings=SETTINGS, tables=tables)
-
+    ask = _asking(clickhouse, exposed, watermark, tail)
     with_tail = tail is not None
-
-    async def measure(some: Plan) -> Measured:
-        found = await rows(*cold_statement.measuring(some, asked, exposed, with_tail=with_tail))
-        return measured(some, asked, read_cold(some, found))
-
-    seen = await _finely(measure, plan)
+    seen = await _finely(_by_clickhouse(ask, asked, exposed, with_tail=with_tail), plan)
     ranks = _ranks(plan, seen, confidence)
     if not ranks:
         return seen
-    second = await rows(*cold_statement.bounding(plan, asked, exposed, _known(ranks), with_tail=with_tail))
+    second = await ask(*cold_statement.bounding(plan, asked, exposed, _known(ranks), with_tail=with_tail))
     found = {
         (index, variant_id): (row[f"q{index}_lower"], row[f"q{index}_upper"])
         for row in second
@@ -134,13 +119,80 @@ async def measure_cold(
     return with_bounds(seen, _bounds(plan, ranks, found))
 
 
-async def _finely(measure: _Measure, plan: Plan) -> Measured:
-    """Measure, and once more, in finer units, what is lost in rounding beside values that a limit leaves nothing of."""
+async def finer_hot(
+    connection: AsyncConnection, recipes: Mapping[str, Recipe], asked: Asked, exposed: Exposed, variant_id: int
+) -> Finer:
+    """Return in which units a variant's users have to be counted by themselves where totals of values are limited.
+
+    Metrics that are not there are counted in units that suit the largest value. The transaction must be REPEATABLE
+    READ.
+    """
+    plan = _limited(recipes, variant_id)
+    if not plan.measures:
+        return {}
+    await connection.execute(_PREPARE)
+    return units_of(plan, await _finely(_by_postgres(connection, asked, exposed), plan))
+
+
+async def finer_cold(
+    clickhouse: ClickHouse,
+    recipes: Mapping[str, Recipe],
+    asked: Asked,
+    exposed: Exposed,
+    watermark: datetime,
+    variant_id: int,
+) -> Finer:
+    """Return the same for ClickHouse.
+
+    Raises:
+        ClickHouseUnavailable: it cannot be reached.
+        ClickHouseRefused: the history's tables are not there, or not as expected.
+    """
+    plan = _limited(recipes, variant_id)
+    if not plan.measures:
+        return {}
+    ask = _asking(clickhouse, exposed, watermark, None)
+    return units_of(plan, await _finely(_by_clickhouse(ask, asked, exposed, with_tail=False), plan))
+
+
+def _limited(recipes: Mapping[str, Recipe], variant_id: int) -> Plan:
+    plan = compiled(recipes)
+    return plan.only(one.index for one in plan.measures if one.is_limited and one.refinable).among([variant_id])
+
+
+async def _finely(measure: _Measure, plan: Plan, looks: int = MOST_LOOKS) -> Measured:
+    """Measure, and once more, up to so many times, what is lost in rounding beside far larger values."""
     seen = await measure(plan)
-    while finer := finer_units(plan, seen):
-        plan = plan.refined(finer)
-        seen = Measured({**seen.metrics, **(await measure(plan)).metrics})
+    for again in once_more(plan, seen) if looks else ():
+        seen = seen.with_later(await _finely(measure, again, looks - 1))
     return seen
+
+
+def _by_postgres(connection: AsyncConnection, asked: Asked, exposed: Exposed) -> _Measure:
+    async def measure(plan: Plan) -> Measured:
+        rows = await _rows(connection, hot_statement.measuring(plan, asked, exposed))
+        return measured(plan, asked, read_hot(plan, rows))
+
+    return measure
+
+
+def _by_clickhouse(ask: _Ask, asked: Asked, exposed: Exposed, *, with_tail: bool) -> _Measure:
+    async def measure(plan: Plan) -> Measured:
+        rows = await ask(*cold_statement.measuring(plan, asked, exposed, with_tail=with_tail))
+        return measured(plan, asked, read_cold(plan, rows))
+
+    return measure
+
+
+def _asking(clickhouse: ClickHouse, exposed: Exposed, watermark: datetime, tail: Sequence[bytes] | None) -> _Ask:
+    tables = {name: SentRows(table.structure, table.lines) for name, table in exposed.tables.items()}
+    if tail is not None:
+        tables[tail_tables.EVENTS] = tail_tables.table_of(tail)
+
+    async def ask(sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return await clickhouse.rows(sql, {**parameters, "watermark": watermark}, settings=SETTINGS, tables=tables)
+
+    return ask
 
 
 async def tail_events(

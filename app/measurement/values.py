@@ -135,12 +135,17 @@ class ArmMeasured:
     quantile: QuantileSeen | None = None
     # One entry for each day asked for; none for quantiles.
     daily: tuple[DailySums, ...] = ()
-    # What values of the numerator and of the covariate were rounded to multiples of; `None`: they are exact.
+    # What values of the numerator, the denominator and the covariate were rounded to multiples of; `None`: they are
+    # exact.
     unit: Fraction | None = None
+    denominator_unit: Fraction | None = None
     covariate_unit: Fraction | None = None
     # By how many bits these are finer than units that suit the largest value.
     finer: int = 0
+    denominator_finer: int = 0
     covariate_finer: int = 0
+    # The arms whose largest value that is; none: all of them.
+    among: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +156,10 @@ class Measured:
 
     def of(self, key: str, variant_id: int) -> ArmMeasured:
         return self.metrics[key].get(variant_id, _NOTHING)
+
+    def with_later(self, later: "Measured") -> "Measured":
+        """Return the same, but of the metrics and arms that were measured once more what was seen then."""
+        return Measured({key: {**arms, **later.metrics.get(key, {})} for key, arms in self.metrics.items()})
 
 
 _NOTHING = ArmMeasured()

@@ -9,8 +9,8 @@ from app.results.words import NO_TEST
 from app.stats.bayes_best import prob_best_rate, prob_best_value
 from app.stats.bayes_difference import bayes_rate_difference
 from app.stats.bayes_effect import NormalPrior, bayes_normal
-from app.stats.bayes_rates import BetaPrior
 from app.stats.exact import all_finite, to_float
+from app.stats.rate_belief import BetaPrior
 from app.stats.reasons import NullReason
 from app.stats.samples import Proportion, Sample
 

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from app.core.errors import Invalid
 from app.results.answer import FamilyResult, HomogeneityResult, PoststratifiedResult
 from app.results.comparison_values import ComparisonResult
 from app.results.homogeneous import homogeneity_of
+from app.results.limits import MOST_PART_COMPARISONS
 from app.results.measured import Measured
 from app.results.page import Page, page_of
 from app.results.parts import comparisons_of, family_of
@@ -36,7 +38,18 @@ def divided(whole: Page, segments: Sequence[Segment], metrics: Sequence[Sequence
     """Compare within each part; the p-values of all parts are adjusted together.
 
     metrics: of each segment, in their order. family: what is adjusted together, in words.
+
+    Raises:
+        Invalid: there is too much to compare.
     """
+    number = len(segments) * len(whole.pairs) * len(whole.metrics)
+    if number > MOST_PART_COMPARISONS:
+        raise Invalid.field(
+            "metrics",
+            f"{len(segments)} parts of the users, {len(whole.pairs)} pairs of variants and {len(whole.metrics)} metrics"
+            f" make {number:,} comparisons, and at most {MOST_PART_COMPARISONS:,} are made; name fewer metrics or"
+            " pairs, or ask for wider cohorts",
+        )
     question = replace(whole.question, with_series=False)
     pages = [
         page_of(whole.experiment, question, whole.reading, own, segment.observations, whole.provenance)

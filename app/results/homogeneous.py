@@ -37,7 +37,8 @@ def _tested(parts: Sequence[Measured], variant: Variant, control: Variant, least
     """Test the differences of the parts in which both variants have users enough.
 
     The variances of smaller ones are not known well enough to weigh by; how many users came is no outcome, so that
-    leaving them out favours nothing.
+    leaving them out favours nothing. It is different with parts in which both variants are without variance: everybody
+    converted, or nobody did. No weight follows from that, and they are left out by their outcome.
     """
     return cochran_q([_effect(metric.of(control.id), metric.of(variant.id), least) for metric in parts])
 

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from fractions import Fraction
 
 from app.experiments.values import Experiment
-from app.measurement.precision import Lost, lost_of
+from app.measurement.precision import are_lost_on_a_day, lost_of
 from app.measurement.samples import covariate_sample_of, sample_of
 from app.measurement.values import MOST_DAYS, ArmMeasured, Asked, Days, Sums
 from app.metrics.values import AttachedMetric, Kind, Recipe, Selection
@@ -175,11 +175,13 @@ def _measured(
     metric, recipe = attached.metric, wanted.recipes[attached.metric.key]
     seen = observations.measured.get(metric.key, {})
     found = {variant.id: seen.get(variant.id, _NOBODY) for variant in experiment.variants}
-    lost = lost_of(recipe, list(found.values()))
-    arms = {variant_id: _arm(recipe, arm, question.confidence, lost) for variant_id, arm in found.items()}
+    # What adjusts one arm adjusts all that it is compared with.
+    adjusts = not any(lost_of(arm).covariate for arm in found.values())
+    arms = {variant_id: _arm(recipe, arm, question.confidence, adjusts=adjusts) for variant_id, arm in found.items()}
+    notes = _notes(attached, recipe, question, adjusts=adjusts)
     if Chosen(metric.key, attached).is_built_in:
         whole = observed(Metric(metric.key), experiment, observations)
-        return replace(whole, arms=arms, tested=True, kind=recipe.kind, notes=_notes(attached, recipe, question, lost))
+        return replace(whole, arms=arms, tested=True, kind=recipe.kind, notes=notes)
     return Measured(
         key=metric.key,
         name=metric.name,
@@ -192,35 +194,38 @@ def _measured(
         margin=attached.margin,
         exploratory=attached.exploratory,
         unit=metric.unit,
-        notes=_notes(attached, recipe, question, lost),
+        notes=notes,
     )
 
 
 _NOBODY = ArmMeasured()
 
 
-def _notes(attached: AttachedMetric, recipe: Recipe, question: Question, lost: Lost) -> tuple[str, ...]:
+def _notes(attached: AttachedMetric, recipe: Recipe, question: Question, *, adjusts: bool) -> tuple[str, ...]:
     is_built_in = Chosen(attached.metric.key, attached).is_built_in
     given_up = recipe.covariate_days is None and recipe_of(attached, question).covariate_days is not None
     return (
         *((_OWN_EVENTS,) if question.event_types and not is_built_in else ()),
         *((_WITHOUT_COVARIATES,) if given_up else ()),
-        *((_COVARIATES_LOST,) if lost.covariate else ()),
+        *(() if adjusts else (_COVARIATES_LOST,)),
     )
 
 
-def _arm(recipe: Recipe, seen: ArmMeasured, confidence: float, lost: Lost) -> MeasuredArm:
+def _arm(recipe: Recipe, seen: ArmMeasured, confidence: float, *, adjusts: bool) -> MeasuredArm:
     if recipe.kind is Kind.QUANTILE:
         return _quantile(seen, confidence)
-    if lost.numerator:
-        nothing = ArmEstimate(n=seen.sums.n, value=None, variance=None, null_reason=NullReason.PRECISION_LOST)
-        return MeasuredArm(sample=nothing)
+    if lost_of(seen).numbers:
+        return MeasuredArm(sample=_lost(seen.sums))
     return MeasuredArm(
         sample=_sample(recipe, seen.sums),
-        covariate=None if lost.covariate else _covariate(recipe, seen.sums),
+        covariate=_covariate(recipe, seen.sums) if adjusts else None,
         daily=_daily(recipe, seen),
         steps=seen.reached,
     )
+
+
+def _lost(sums: Sums) -> ArmEstimate:
+    return ArmEstimate(n=sums.n, value=None, variance=None, null_reason=NullReason.PRECISION_LOST)
 
 
 def _sample(recipe: Recipe, sums: Sums) -> Sample:
@@ -254,7 +259,8 @@ def _daily(recipe: Recipe, seen: ArmMeasured) -> tuple[DailyArm, ...]:
     found = []
     for day in seen.daily:
         if day.sums != before:
-            found.append(DailyArm(time=datetime.combine(day.day, time(), UTC), sample=_sample(recipe, day.sums)))
+            sample = _lost(day.sums) if are_lost_on_a_day(seen, day.sums) else _sample(recipe, day.sums)
+            found.append(DailyArm(time=datetime.combine(day.day, time(), UTC), sample=sample))
         before = day.sums
     return tuple(found)
 

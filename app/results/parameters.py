@@ -10,7 +10,7 @@ from app.core.errors import Invalid
 from app.core.moments import Moment
 from app.core.names import Key
 from app.core.text import refuse_control_characters
-from app.events.schemas import EventType
+from app.metrics.recipe_schemas import EventType
 from app.metrics.schemas import MAX_COVARIATE_DAYS
 from app.results.limits import (
     LEAST_CONFIDENCE_LEVEL,

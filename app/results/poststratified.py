@@ -107,6 +107,9 @@ def _per_user(sample: Sample) -> Sample:
 
 
 def _reason_without_sums(arms: Sequence[tuple[MeasuredArm, MeasuredArm]]) -> NullReason:
-    """Return why sums are not known: nobody is there, or they are too large to be written."""
-    is_empty = any(not arm.sample.estimate().n for pair in arms for arm in pair)
-    return NullReason.EMPTY_ARM if is_empty else NullReason.OUT_OF_RANGE
+    """Return why sums are not known: nobody is there, they are lost beside a far larger value, or too large."""
+    estimates = [arm.sample.estimate() for pair in arms for arm in pair]
+    if any(not estimate.n for estimate in estimates):
+        return NullReason.EMPTY_ARM
+    is_lost = any(estimate.null_reason is NullReason.PRECISION_LOST for estimate in estimates)
+    return NullReason.PRECISION_LOST if is_lost else NullReason.OUT_OF_RANGE

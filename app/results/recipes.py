@@ -6,6 +6,7 @@ from typing import assert_never
 from app.experiments.values import Experiment
 from app.metrics.values import Kind, Role
 from app.results.measured import Measured, MeasuredArm, Shape
+from app.results.rough_sums import is_lost
 from app.results.values import ArmObservations, Metric, Observations, ValueSums
 from app.stats.reasons import NullReason
 from app.stats.samples import ArmEstimate, MeanSample, Proportion, RatioSample, Sample
@@ -88,6 +89,8 @@ def _alone(arm: ArmObservations, value: Fraction | None) -> ArmEstimate:
 def _mean_of(arm: ArmObservations) -> Sample:
     """Return the value per exposed user; who has none counts as 0."""
     sums = arm.sums
+    if is_lost(sums):
+        return _lost(arm)
     if not _in_range(sums):
         return _beyond_range(arm, sums.totals / arm.exposed)
     return MeanSample.from_sums(n=arm.exposed, sum_values=sums.totals, sum_squares=sums.total_squares)
@@ -96,6 +99,8 @@ def _mean_of(arm: ArmObservations) -> Sample:
 def _ratio_of(arm: ArmObservations) -> Sample:
     """Return the value per event that carries one: a ratio of two sums over users."""
     sums = arm.sums
+    if is_lost(sums):
+        return _lost(arm)
     if not _in_range(sums):
         return _beyond_range(arm, sums.totals / sums.counts)
     return RatioSample.from_sums(
@@ -114,6 +119,10 @@ def _in_range(sums: ValueSums) -> bool:
 
 def _beyond_range(arm: ArmObservations, value: Fraction) -> ArmEstimate:
     return ArmEstimate(n=arm.exposed, value=value, variance=None, null_reason=NullReason.OUT_OF_RANGE)
+
+
+def _lost(arm: ArmObservations) -> ArmEstimate:
+    return ArmEstimate(n=arm.exposed, value=None, variance=None, null_reason=NullReason.PRECISION_LOST)
 
 
 def _percentile(arm: ArmObservations) -> Fraction | None:

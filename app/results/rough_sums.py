@@ -9,15 +9,22 @@ from fractions import Fraction
 
 from app.results.values import ArmObservations, Observations, ValueSums
 
-# In so many units the root mean square value of an arm is known to more than a sum of doubles is.
+# In so many units the root mean square value of an arm is known to more digits than are of use.
 _ENOUGH = 10**10
-# The same where all totals are 0, by their values or by rounding: the unit of ordinary values is far below.
-_ENOUGH_BESIDE_NOTHING = Fraction(1, 10**9)
+# In fewer, numbers that are shown are wrong.
+_LEAST = 10**7
+# The same where all totals are 0, by their values or by rounding: what is less than this may be lost.
+_NOTHING = Fraction(1, 10**6)
 
 
 def are_rough(seen: Observations) -> bool:
-    """Tell whether the values of an arm, or of a segment's, are too small for the unit that they were rounded to."""
-    return any(_is_rough(arm.sums) for arm in _arms(seen))
+    """Tell whether the values of an arm, or of a segment's, are worth another look in finer units."""
+    return any(_has_not(_ENOUGH, arm.sums) for arm in _arms(seen))
+
+
+def is_lost(sums: ValueSums) -> bool:
+    """Tell whether an arm's values are too small for the unit that they were rounded to."""
+    return _has_not(_LEAST, sums)
 
 
 def _arms(seen: Observations) -> Iterator[ArmObservations]:
@@ -26,9 +33,10 @@ def _arms(seen: Observations) -> Iterator[ArmObservations]:
         yield from segment.observations.arms.values()
 
 
-def _is_rough(sums: ValueSums) -> bool:
+def _has_not(units: int, sums: ValueSums) -> bool:
+    """Tell whether the root mean square of an arm's values, if it has any, is less than so many units."""
     if not sums.counts:
         return False
     if not sums.total_squares:
-        return sums.unit > _ENOUGH_BESIDE_NOTHING
-    return sums.total_squares < sums.counts * (_ENOUGH * sums.unit) ** 2
+        return sums.unit > _NOTHING
+    return sums.total_squares < sums.counts * (units * sums.unit) ** 2

@@ -187,18 +187,27 @@ class ResultsService:
         async with self._turns:
             wanted, seen = await self._observe_within_reach(experiment, question, wanted)
             if are_rough(seen.observations):
-                wanted = wanted_of(asked.metrics, question, len(experiment.variants) - 1, with_values=True)
-                wanted, seen = await self._observe_within_reach(experiment, question, wanted)
+                wanted, seen = await self._observe_finely(asked, wanted, seen)
             # After the observation and not beside it, which would take two connections to spare some milliseconds.
             duplicates = await self._count_duplicates(experiment, question, store_up=store_up)
         provenance = Provenance(seen.source, seen.complete_until, self._clock(), seen.rollups, duplicates)
         compose = partial(_composed, asked, wanted, seen.observations, provenance)
-        # So many numbers would keep all other requests of this process waiting.
-        results = await asyncio.to_thread(compose) if seen.observations.segments else compose()
+        # Many metrics, variants or segments would keep all other requests of this process waiting.
+        results = await asyncio.to_thread(compose)
         return await self._kept.keep(results) if store_up else not_kept(results)
 
     async def _count_duplicates(self, experiment: Experiment, question: Question, *, store_up: bool) -> Duplicates:
         return await self._duplicates.count(Subject.of(experiment), question) if store_up else _NOT_ASKED
+
+    async def _observe_finely(self, asked: _Asked, wanted: Wanted, seen: _Seen) -> tuple[Wanted, _Seen]:
+        """Observe again and measure the values too; where that fails, what was seen shall do."""
+        experiment, question = asked.experiment, asked.question
+        finely = wanted_of(asked.metrics, question, len(experiment.variants) - 1, with_values=True)
+        try:
+            return await self._observe_within_reach(experiment, question, finely)
+        except (HistoryDropped, StoreDropped, NoSourceAvailable) as error:
+            log.warning("results.not_finer", experiment_id=experiment.id, error=str(error) or type(error).__name__)
+            return wanted, seen
 
     async def _observe_within_reach(
         self, experiment: Experiment, question: Question, wanted: Wanted

@@ -41,8 +41,8 @@ _SENTENCES: Mapping[str, str] = MappingProxyType(
         "UNBOUNDED": "The control's value is not itself clearly away from 0, so that the lift could be anything: its"
         " interval has no two finite ends. The test of the difference stands.",
         "OUT_OF_RANGE": "The number exists, but is too large to be written.",
-        "PRECISION_LOST": "One value is so far beyond all others that these are lost in rounding beside it, though the"
-        " cap or winsorizing limits what it counts: leave it out by a filter, or ask for a time without it.",
+        "PRECISION_LOST": "One value is so far beyond all others that these are lost in rounding beside it: leave it"
+        " out by a filter, or ask for a time without it.",
     }
 )
 

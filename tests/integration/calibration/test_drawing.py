@@ -193,6 +193,88 @@ async def test_draw__every_kind__adds_up_to_what_results_measure(world: World, s
         assert found[key].value == pytest.approx(float(arm.sums.numerator / per), rel=1e-12)
 
 
+_ODD: Mapping[str, Recipe] = {
+    "capped": _RECIPES["capped"],
+    "winsorized": Recipe(kind=Kind.SUM, selections=(_BUYING,), winsorize=0.9, covariate_days=7),
+    "capped_order": replace(_RECIPES["per_order"], cap=30.25),
+    "spend": _RECIPES["spend"],
+    "views_by_spend": Recipe(kind=Kind.RATIO, selections=(_VIEWING,), denominator=_BUYING),
+}
+_CHOSEN_ODD = chosen(_metrics(_ODD), Wanted())
+
+
+@pytest.fixture(scope="module")
+async def odd(world: World) -> Experiment:
+    """60 users who buy, before they come and afterwards; two of the control have absurd values, another arm worse ones.
+
+    One of the two had it before, and the other has one twice as well, of which one is taken back.
+    """
+    experiment = await world.experiment()
+    assigned = [Assigned(f"user {number}", number % 2, _T0, _T0) for number in range(60)]
+    common = [
+        Happened(one.user_id, kind, _T0 + hours * _HOUR, _T0 + hours * _HOUR, 0.1 * number + 7)
+        for number, one in enumerate(assigned)
+        for kind, hours in (("buy", -5), ("buy", 5), ("view", 6))
+    ]
+    absurd = [
+        ("user 0", 5, 1e21),
+        ("user 2", -5, 1.7e25),
+        ("user 4", 5, 1e19),
+        ("user 4", 6, -1e19),
+        ("user 1", 5, 1e60),
+    ]
+    events = [
+        Happened(user, "buy", _T0 + hours * _HOUR, _T0 + hours * _HOUR, value, properties={})
+        for user, hours, value in absurd
+    ]
+    await world.store(experiment, History(assigned, events=[*common, *events]))
+    return experiment
+
+
+@pytest.mark.parametrize("source", [Source.HOT, Source.COLD])
+async def test_draw__absurd_values_under_limits__are_as_fine_as_in_results(
+    world: World, odd: Experiment, source: Source
+) -> None:
+    users = await _drawn(world, odd, source, of=_CHOSEN_ODD)
+
+    numbers = dict(zip(_ODD, users.numbers, strict=True))
+    capped, winsorized, per_order = (numbers[key] for key in ("capped", "winsorized", "capped_order"))
+    assert isinstance(capped, UserNumbers)
+    assert isinstance(winsorized, UserNumbers)
+    assert isinstance(per_order, UserNumbers)
+    # Of the users with even numbers, 30 in all; the first one is at the cap.
+    own = sorted([30.25, *(0.1 * number + 7 for number in range(2, 60, 2))])
+    assert sorted(capped.numerator) == pytest.approx(own, rel=1e-12)
+    assert sorted(per_order.numerator) == pytest.approx(own, rel=1e-12)
+    before = sorted([30.25, *(0.1 * number + 7 for number in range(0, 60, 2) if number != 2)])
+    assert capped.covariate is not None
+    assert sorted(capped.covariate) == pytest.approx(before, rel=1e-12)
+    # The 27th of 30, in their order.
+    assert max(winsorized.numerator) == pytest.approx(sorted([1e21, *own[:-1]])[26], rel=1e-12)
+    assert winsorized.covariate is not None
+    assert max(winsorized.covariate) < 13
+
+
+async def test_calibrate__absurd_values__are_no_harm_under_limits_and_lose_ratios_that_they_hide(
+    world: World, odd: Experiment
+) -> None:
+    job = Job(resplits=100, seed=5, alpha=0.1, columns=_CHOSEN_ODD.columns)
+
+    hot = calibrate(job, await _drawn(world, odd, Source.HOT, of=_CHOSEN_ODD))
+    cold = calibrate(job, await _drawn(world, odd, Source.COLD, of=_CHOSEN_ODD))
+
+    assert hot == cold
+    found = {one.metric: one for one in hot.metrics}
+    for key in ("capped", "winsorized", "capped_order"):
+        assert (found[key].undefined, found[key].null_reason) == (0, None)
+        adjusted = found[key].adjusted
+        assert adjusted is not None
+        assert (adjusted.undefined > 0) == (key == "capped_order")
+    # Without a limit the largest value decides the mean, and there is no other.
+    assert (found["spend"].undefined, found["spend"].false_positives) == (0, 0)
+    assert found["views_by_spend"].null_reason == "PRECISION_LOST"
+
+
 class _Watched(ClickHouse):
     """A ClickHouse of which is known how many lines its longest answer had."""
 

@@ -1,7 +1,6 @@
 """PostgreSQL, ClickHouse and both together measure the same, to the last bit, and what a plain loop says."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
@@ -10,7 +9,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from app.measurement.precision import Lost, lost_of
+from app.measurement.precision import Lost, are_lost_on_a_day, lost_of
 from app.measurement.values import ArmMeasured, Asked, Days, Measured, Sums
 from app.metrics.values import Kind, Operator, PropertyFilter, Recipe, Selection, ValueSource
 from tests.integration.measurement import reference
@@ -215,9 +214,24 @@ _sources = st.sampled_from([ValueSource.ONE, ValueSource.VALUE])
 _limited = st.lists(_limited_recipes(), min_size=2, max_size=4).map(
     lambda recipes: {f"m{index}": recipe for index, recipe in enumerate(recipes)}
 )
+
+
+@st.composite
+def _unlimited_recipes(draw: st.DrawFn) -> Recipe:
+    """Draw the same without a limit; ratios have large values on either side."""
+    recipe = draw(_limited_recipes())
+    return replace(recipe, cap=None, winsorize=None, denominator=recipe.denominator and draw(_denominators))
+
+
+_denominators = st.builds(Selection, st.sampled_from([("view",), ("buy",), ()]), source=_sources)
+_unlimited = st.lists(_unlimited_recipes(), min_size=2, max_size=4).map(
+    lambda recipes: {f"m{index}": recipe for index, recipe in enumerate(recipes)}
+)
 # A moment sent as a price, the bounds of common types, and the like.
 _absurd_values = st.sampled_from([1.7e18, -1.7e18, 1e21, -1e21, 2.0**63, 3.4028234663852886e38])
 _seldom_absurd = st.integers(1, 10).flatmap(lambda nth: _absurd_values if nth == 10 else _plain_values)
+# Sometimes anybody has one; else those whom a test makes have them.
+_often_plain = st.booleans().flatmap(lambda anybody: _seldom_absurd if anybody else _plain_values)
 # Every example takes many round trips, so shrinking would take minutes.
 _MANY = settings(
     max_examples=10,
@@ -296,39 +310,67 @@ async def test_measuring__absurd_values_under_limits__equal_from_every_source_an
 
     expected = reference.measured(stored, drawn.recipes, drawn.asked)
     for key, arms in expected.metrics.items():
-        measured = [seen.of(key, variant_id) for variant_id in arms]
-        assert lost_of(drawn.recipes[key], measured) == Lost(numerator=False, covariate=False)
-        _assert_close([arm.sums for arm in measured], [arm.sums for arm in arms.values()])
-        for found, arm in zip(measured, arms.values(), strict=True):
+        for variant_id, arm in arms.items():
+            found = seen.of(key, variant_id)
             assert (found.sums.n, found.events) == (arm.sums.n, arm.events)
+            if lost_of(found) == _NOTHING_LOST:
+                _assert_close(found.sums, arm.sums)
+            else:
+                # A limit has left an absurd value of another arm, so that totals that far apart are added up together.
+                assert any(
+                    other.sums.numerator_squares + other.sums.covariate_squares > 10**30 for other in arms.values()
+                )
             if found.unit is None or found.unit <= _LEAST:
                 assert _numerators(found) == _numerators(arm)
             if found.covariate_unit is None or found.covariate_unit <= _LEAST:
                 assert _covariates(found) == _covariates(arm)
 
 
-def _assert_close(found: list[Sums], expected: list[Sums]) -> None:
-    """Compare where the limits leave absurd values as they are, so that these dominate, and others are lost in them."""
+_NOTHING_LOST = Lost(numbers=False, covariate=False)
 
-    def size(of: Callable[[Sums], Fraction | int]) -> Fraction:
-        return sum((Fraction(of(sums)) for sums in expected), Fraction(0))
 
-    n, xx, yy, zz = (
-        size(of)
-        for of in (
-            lambda sums: sums.n,
-            lambda sums: sums.numerator_squares,
-            lambda sums: sums.denominator_squares,
-            lambda sums: sums.covariate_squares,
-        )
-    )
-    for one, other in zip(found, expected, strict=True):
-        # No sum of products is larger than the root of those of squares.
-        assert abs(one.numerator - other.numerator) ** 2 <= n * xx / 10**18
-        assert abs(one.numerator_squares - other.numerator_squares) <= xx / 10**9
-        assert abs(one.products - other.products) ** 2 <= xx * yy / 10**18
-        assert abs(one.covariate_squares - other.covariate_squares) <= zz / 10**9
-        assert abs(one.covariate_products - other.covariate_products) ** 2 <= xx * zz / 10**18
+@_MANY
+@given(drawn=_drawn(_often_plain, _plain_properties, _unlimited), absurd=st.lists(_absurd_values, max_size=4))
+async def test_measuring__absurd_values_of_some_arms__equal_from_every_source_and_every_arm_as_counted_by_hand(
+    bench: Bench, drawn: Drawn, absurd: list[float]
+) -> None:
+    # The first user, of one arm, has some of each.
+    odd = drawn.assignments[0].user_id
+    own = [event for event in drawn.events if event.user_id == odd and event.value is not None]
+    changed = {event.event_id: replace(event, value=value) for event, value in zip(own, absurd, strict=False)}
+    events = [changed.get(event.event_id, event) for event in drawn.events]
+    stored = await bench.store(drawn.assignments, events, as_sent=drawn.as_sent)
+
+    seen = await bench.measure(stored, drawn.recipes, drawn.asked, drawn.split)
+
+    expected = reference.measured(stored, drawn.recipes, drawn.asked)
+    for key, arms in expected.metrics.items():
+        for variant_id, arm in arms.items():
+            found = seen.of(key, variant_id)
+            assert (found.sums.n, found.events) == (arm.sums.n, arm.events)
+            assert lost_of(found) == _NOTHING_LOST
+            _assert_close(found.sums, arm.sums)
+            for day, other in zip(found.daily, arm.daily, strict=True):
+                if not are_lost_on_a_day(found, day.sums):
+                    assert _is_close(day.sums.numerator, other.sums.numerator, other.sums, other.sums.numerator_squares)
+
+
+def _assert_close(one: Sums, other: Sums) -> None:
+    """Compare an arm's sums with what they should be."""
+    xx, yy, zz = other.numerator_squares, other.denominator_squares, other.covariate_squares
+    assert _is_close(one.numerator, other.numerator, other, xx)
+    assert _is_close(one.denominator, other.denominator, other, yy)
+    assert _is_close(one.covariate, other.covariate, other, zz)
+    assert abs(one.numerator_squares - xx) <= xx / 10**9
+    assert abs(one.denominator_squares - yy) <= yy / 10**9
+    assert abs(one.covariate_squares - zz) <= zz / 10**9
+    # No sum of products is larger than the root of those of squares.
+    assert abs(one.products - other.products) ** 2 <= xx * yy / 10**18
+    assert abs(one.covariate_products - other.covariate_products) ** 2 <= xx * zz / 10**18
+
+
+def _is_close(found: Fraction, expected: Fraction, sums: Sums, squares: Fraction) -> bool:
+    return abs(found - expected) ** 2 <= sums.n * squares / 10**18
 
 
 # What all values are multiples of.
@@ -358,9 +400,12 @@ def _as_by_hand(seen: Measured) -> Measured:
                     arm,
                     quantile=arm.quantile and replace(arm.quantile, lower=None, upper=None),
                     unit=None,
+                    denominator_unit=None,
                     covariate_unit=None,
                     finer=0,
+                    denominator_finer=0,
                     covariate_finer=0,
+                    among=(),
                 )
                 for variant_id, arm in arms.items()
             }

@@ -6,9 +6,9 @@ from fractions import Fraction
 
 import pytest
 
-from app.measurement.precision import lost_of
+from app.measurement.precision import Lost, lost_of
 from app.measurement.sightings import Sightings, sighting_recipes, sightings_of
-from app.measurement.values import ArmMeasured, Asked, Days
+from app.measurement.values import ArmMeasured, Asked, Days, Sums
 from app.metrics.values import Kind, Operator, PropertyFilter, Recipe, Selection, ValueSource
 from tests.integration.measurement.stored import HOUR, Bench, Happened
 from tests.integration.results.world import Assigned
@@ -180,6 +180,52 @@ async def test_cap__absurd_value__counts_as_the_cap_and_costs_the_others_nothing
     assert seen.of("all", variant_id).finer == 0
 
 
+@pytest.mark.parametrize("absurd", [1.7e18, 1e21, -1e21, 3.4028234663852886e38, 1e100])
+async def test_sum__absurd_values_in_one_arm__cost_the_other_arms_nothing(bench: Bench, absurd: float) -> None:
+    users = [*_THREE, Assigned("d", 1, _AT, _AT), Assigned("e", 2, _AT, _AT)]
+    views = [replace(_buy("b", 1, 0.1), event_type="view"), replace(_buy("d", 1, absurd), event_type="view")]
+    # Half of a user's is taken back before the exposure; nobody in the third arm has any number.
+    before = [_buy("b", -1, 2.5), _buy("d", -1, absurd), _buy("d", -2, -absurd / 2)]
+    stored = await bench.store(users, [_buy("b", 1, 0.3), _buy("c", 1, 7.25), _buy("d", 2, absurd), *views, *before])
+    recipes = {
+        "sum": replace(_REVENUE, covariate_days=1),
+        "mean": replace(_REVENUE, kind=Kind.MEAN),
+        "ratio": replace(_REVENUE, kind=Kind.RATIO, denominator=Selection(("view",))),
+        "bought": Recipe(kind=Kind.COUNT, selections=(_BUY,)),
+    }
+
+    seen = await bench.measure(stored, recipes, replace(_ALWAYS, days=Days(date(2026, 3, 1), 2)), _AT + HOUR)
+
+    small, large, nobody = (variant.id for variant in stored.experiment.variants)
+    for key in ("sum", "mean", "ratio"):
+        arm = seen.of(key, small)
+        assert lost_of(arm) == Lost(numbers=False, covariate=False)
+        assert abs(arm.sums.numerator - Fraction(0.3) - Fraction(7.25)) < Fraction(1, 10**15)
+        assert arm.daily[-1].sums == arm.sums
+        assert (small in arm.among, large in arm.among) == (True, False)
+        assert seen.of(key, large).sums.numerator == Fraction(absurd)
+        assert seen.of(key, large).among == ()
+        assert seen.of(key, nobody).sums == Sums(n=1)
+    assert seen.of("sum", small).sums.covariate == Fraction(5, 2)
+    assert abs(seen.of("sum", small).sums.covariate_products - Fraction(3, 4)) < Fraction(1, 10**15)
+    assert abs(seen.of("ratio", small).sums.denominator - Fraction(0.1)) < Fraction(1, 10**15)
+    assert seen.of("ratio", large).sums.products == Fraction(absurd) ** 2
+    assert seen.of("bought", small).among == ()
+
+
+async def test_sum__absurd_value_that_is_taken_back__costs_its_arm_nothing_either(bench: Bench) -> None:
+    users = [*_THREE, Assigned("d", 1, _AT, _AT)]
+    stored = await bench.store(
+        users, [_buy("b", 1, 1e21), _buy("b", 2, -1e21), _buy("b", 3, 0.3), _buy("c", 1, 7.25), _buy("d", 1, 1e40)]
+    )
+
+    seen = await bench.measure(stored, {"revenue": _REVENUE}, _ALWAYS, _AT + 2 * HOUR)
+
+    arm = seen.of("revenue", stored.experiment.variants[0].id)
+    assert abs(arm.sums.numerator - Fraction(0.3) - Fraction(7.25)) < Fraction(1, 10**15)
+    assert (len(arm.among), arm.finer) == (1, 60)
+
+
 async def test_winsorize__absurd_values_before_and_after_the_exposure__cost_the_others_nothing(bench: Bench) -> None:
     users = [*_THREE, Assigned("d", 1, _AT, _AT)]
     after = [_buy("a", 1, 1e21), _buy("b", 1, 7.25), _buy("d", 1, 8.5)]
@@ -221,7 +267,7 @@ async def test_cap__value_beyond_the_finest_unit__leaves_units_that_say_so(bench
     assert arm.finer == 120
     assert arm.unit is not None
     assert arm.unit > 10**30
-    assert lost_of(recipe, [arm]).numerator
+    assert lost_of(arm).numbers
 
 
 async def test_covariate__events_before_the_exposure_and_the_question__are_it(bench: Bench) -> None:

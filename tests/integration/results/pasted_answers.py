@@ -7,10 +7,10 @@ from typing import Any
 
 from app.experiments.values import Experiment
 from app.explain.values import Part, Statement
-from app.measurement.answers import Tallies, measured, with_bounds
+from app.measurement.answers import measured, with_bounds
 from app.measurement.plan import Plan, compiled
 from app.measurement.reading import read_cold, read_hot
-from app.measurement.values import Days, Measured
+from app.measurement.values import Asked, Days, Measured
 from app.results.analysis import analyse
 from app.results.answer import Results
 from app.results.chosen import Chosen
@@ -47,17 +47,24 @@ def _typed(name: str, text: str) -> object:
 
 @dataclass(frozen=True)
 class Pasted:
-    """The rows of one store's queries, by what they are."""
+    """The rows of one store's queries: of each by what it is, and of those that measure also by the metrics."""
 
     rows: Mapping[tuple[Part, bool], Sequence[Row]]
+    measured: Sequence[tuple[bool, Sequence[str], Sequence[Row]]]
     is_hot: bool
 
     def of(self, part: Part, *, by_segment: bool = False) -> Sequence[Row]:
         return self.rows.get((part, by_segment), ())
 
-    def tallies(self, plan: Plan, *, by_segment: bool) -> Tallies:
-        rows = self.of(Part.MEASURED, by_segment=by_segment)
-        return read_hot(plan, rows) if self.is_hot else read_cold(plan, rows)
+    def seen_by(self, plan: Plan, asked: Asked, *, by_segment: bool) -> Measured:
+        """Return what all queries say of the plan's metrics; of the same metric and arm the later one counts."""
+        seen = Measured({measure.key: {} for measure in plan.measures})
+        for of_segments, metrics, rows in self.measured:
+            if of_segments == by_segment:
+                some = plan.only(measure.index for measure in plan.measures if measure.key in metrics)
+                tallies = read_hot(some, rows) if self.is_hot else read_cold(some, rows)
+                seen = seen.with_later(measured(some, asked, tallies))
+        return seen
 
     def bounds(self, *, by_segment: bool) -> Mapping[tuple[int, int], tuple[float, float]]:
         """Return the bounds of quantiles by the metric's number and the variant or cell."""
@@ -74,19 +81,16 @@ class Pasted:
 
 
 async def paste(statement: Statement, one: Paste, *, is_hot: bool) -> Pasted:
-    """Paste every query by itself; metrics in finer units have a query of their own, beside the others'."""
+    """Paste every query by itself."""
     rows: dict[tuple[Part, bool], Sequence[Row]] = {}
+    several: list[tuple[bool, Sequence[str], Sequence[Row]]] = []
     for query in statement.queries:
-        key = query.part, query.by_segment
-        rows[key] = _together(rows.get(key, ()), await one(query.sql), is_hot=is_hot)
-    return Pasted(rows, is_hot)
-
-
-def _together(before: Sequence[Row], found: Sequence[Row], *, is_hot: bool) -> Sequence[Row]:
-    if is_hot or not before:
-        return [*before, *found]
-    others = {row["variant_id"]: row for row in before}
-    return [{**others[row["variant_id"]], **row} for row in found]
+        found = await one(query.sql)
+        if query.part is Part.MEASURED:
+            several.append((query.by_segment, query.metrics, found))
+        else:
+            rows[query.part, query.by_segment] = found
+    return Pasted(rows, several, is_hot)
 
 
 def answer_of(
@@ -119,8 +123,7 @@ def _measured(
     experiment: Experiment, question: Question, wanted: Wanted, found: Pasted, days: Days | None, *, by_segment: bool
 ) -> Measured:
     plan = compiled(wanted.recipes)
-    asked = asked_of(Subject.of(experiment), question, days)
-    seen = measured(plan, asked, found.tallies(plan, by_segment=by_segment))
+    seen = found.seen_by(plan, asked_of(Subject.of(experiment), question, days), by_segment=by_segment)
     return with_bounds(seen, _bounds(plan, seen, found.bounds(by_segment=by_segment), question.confidence))
 
 

@@ -2,15 +2,19 @@
 
 import statistics
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+import structlog
 
+from app.core.clickhouse import ClickHouse, ClickHouseUnavailable
 from app.results.answer import Results
 from app.results.comparison_values import ComparisonResult
 from app.results.service import ResultsService
 from app.results.values import Question, SourceChoice
-from tests.integration.results.services import Bench, running_service
+from tests.integration.results.services import Bench, BrokenClickHouse, running_service
 from tests.integration.results.world import FAR, Assigned, Happened, History, World
 
 _T0 = datetime(2026, 3, 1, tzinfo=UTC)
@@ -81,15 +85,57 @@ async def test_results__absurd_value_in_one_arm__stores_agree(world: World, serv
     assert found[0] == found[1]
 
 
+async def _looks(world: World, service: ResultsService, history: History, **question: Any) -> int:
+    """Return how often the stores were looked at for one answer."""
+    experiment = await world.experiment()
+    await world.store(experiment, history)
+    with structlog.testing.capture_logs() as logs:
+        await service.results(experiment.project_id, experiment.key, Question(metrics=_METRICS, **question))
+    return sum(entry["event"] == "results.routed" for entry in logs)
+
+
 @pytest.mark.parametrize("source", _SOURCES)
 async def test_results__ordinary_values__are_observed_once(
     world: World, service: ResultsService, source: SourceChoice
 ) -> None:
+    assert await _looks(world, service, _history(50.0), source=source, breakdown="country") == 1
+    assert await _looks(world, service, _history(1e21), source=source, breakdown="country") == 2
+
+
+async def test_results__large_values_and_a_segment_of_zeros__are_observed_once(
+    world: World, service: ResultsService
+) -> None:
+    history = _history(50.0)
+    french = {user.user_id for user in history.assignments if user.context == {"country": "FR"}}
+    events = [
+        replace(event, value=0.0 if event.user_id in french else 1e9 * (event.value or 0.0)) for event in history.events
+    ]
+    assert await _looks(world, service, replace(history, events=events), breakdown="country") == 1
+
+
+class _WithoutMeasures(BrokenClickHouse):
+    """A ClickHouse that is gone whenever values are to be measured."""
+
+    def __init__(self, whole: ClickHouse) -> None:
+        self._whole = whole
+
+    async def rows(self, sql: str, *args: Any, **options: Any) -> list[dict[str, Any]]:
+        if "x0_exponent" in sql:
+            raise ClickHouseUnavailable("gone")
+        return list(await self._whole.rows(sql, *args, **options))
+
+
+async def test_results__second_look_fails__what_was_seen_stands_and_lost_numbers_are_null(world: World) -> None:
     experiment = await world.experiment()
-    await world.store(experiment, _history(50.0))
-    question = Question(metrics=_METRICS, source=source)
-    results = await service.results(experiment.project_id, experiment.key, question)
-    # What is measured has days of its own.
-    assert all(series.points == () for series in results.effect_over_time)
-    values = [sum(_values(number)) for number in range(0, 60, 2)]
-    assert results.variants[0].metrics["value_per_user"].value == pytest.approx(statistics.fmean(values), rel=1e-9)
+    await world.store(experiment, _history(1e21))
+    question = Question(metrics=("conversion_rate", *_METRICS), source=SourceChoice.COLD)
+    clickhouse = _WithoutMeasures(world.clickhouse)
+    async with running_service(world, Bench(watermark=FAR), clickhouse=clickhouse) as service:
+        results = await service.results(experiment.project_id, experiment.key, question)
+
+    control, treatment = results.variants
+    lost = [control.metrics[name] for name in _METRICS]
+    assert [(found.value, found.null_reason) for found in lost] == [(None, "PRECISION_LOST")] * 2
+    assert control.metrics["conversion_rate"].value == pytest.approx(0.5)
+    assert treatment.metrics["value_per_user"].value == pytest.approx(1e21 / 30, rel=1e-9)
+    assert {found.null_reason for found in results.comparisons if found.metric in _METRICS} == {"PRECISION_LOST"}

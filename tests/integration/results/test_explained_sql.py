@@ -24,7 +24,6 @@ from app.experiments.values import Experiment
 from app.explain.service import ExplainService
 from app.explain.statements import in_clickhouse, in_postgres
 from app.explain.values import Explanation, Part
-from app.measurement.answers import measured
 from app.measurement.plan import compiled
 from app.measurement.stores import measure_hot
 from app.measurement.values import Exposed
@@ -168,10 +167,10 @@ async def test_explained__stored_metrics_of_every_kind_pasted__give_what_is_meas
     plan, wanted = compiled(_RECIPES), Wanted(recipes=_RECIPES)
 
     own = await paste(in_postgres(subject, question, wanted), lambda sql: from_psql(url, sql), is_hot=True)
-    hot = measured(plan, asked, own.tallies(plan, by_segment=False))
+    hot = own.seen_by(plan, asked, by_segment=False)
     statement = in_clickhouse(subject, question, FAR, wanted)
     own = await paste(statement, lambda sql: world.clickhouse.rows(sql.strip("\n;")), is_hot=False)
-    cold = measured(plan, asked, own.tallies(plan, by_segment=False))
+    cold = own.seen_by(plan, asked, by_segment=False)
 
     assert hot == cold
     async with world.database.read() as connection:
@@ -360,10 +359,7 @@ async def test_explained__absurd_values_under_limits__have_queries_in_the_units_
         "capped": Recipe(kind=Kind.SUM, selections=(_BUY,), cap=40.5, covariate_days=1),
         "cut": Recipe(kind=Kind.MEAN, selections=(_BUY,), winsorize=0.75),
     }
-    async with world.database.begin() as connection:
-        for key, recipe in recipes.items():
-            spec = MetricSpec(key=key, name=key, description=None, recipe=recipe, direction=Direction.UP, unit=None)
-            await MetricRepository(connection).insert(experiment.project_id, spec, 1)
+    await _add_metrics(world, experiment, recipes)
     question = Question(metrics=tuple(recipes), breakdown="country", source=source)
 
     results = await _compare(world, experiment, url, services, question)
@@ -376,7 +372,58 @@ async def test_explained__absurd_values_under_limits__have_queries_in_the_units_
         ("bought",),
         ("capped", "cut"),
     ] * 2
-    assert any("in finer units" in note and note.endswith("own: capped, cut.") for note in explained.notes)
+    assert any("in finer units" in note and ": capped, cut." in note for note in explained.notes)
+
+
+async def _add_metrics(world: World, experiment: Experiment, recipes: Mapping[str, Recipe]) -> None:
+    async with world.database.begin() as connection:
+        for key, recipe in recipes.items():
+            spec = MetricSpec(key=key, name=key, description=None, recipe=recipe, direction=Direction.UP, unit=None)
+            await MetricRepository(connection).insert(experiment.project_id, spec, 1)
+
+
+@pytest.mark.parametrize("source", [SourceChoice.HOT, SourceChoice.COLD])
+async def test_explained__absurd_values_without_limits__have_queries_of_the_variants_that_they_hide(
+    world: World, url: str, services: _Bench, source: SourceChoice
+) -> None:
+    experiment = await world.experiment(["40", "30", "30"])
+    users = [
+        Assigned(f"user-{number}", number % 3, _T0, _T0, {"country": ("DE", "SE")[number % 4 == 0]})
+        for number in range(36)
+    ]
+    events = [
+        Happened(user.user_id, kind, _T0 + hours * _HOUR, _T0 + hours * _HOUR, 0.1 * number + hours)
+        for number, user in enumerate(users)
+        for kind, hours in (("buy", -5), ("buy", 3), ("view", 8), ("buy", 30))
+    ]
+    # In the second variant an absurd price, in the third a smaller one, which is taken back but in one country.
+    odd = [("user-1", 3e38), ("user-2", 1e21), ("user-2", -1e21), ("user-8", 1e21)]
+    absurd = [Happened(user, "buy", _T0 + 2 * _HOUR, _T0 + 2 * _HOUR, value) for user, value in odd]
+    await world.store(experiment, History(users, (), [*events, *absurd]))
+    recipes = {
+        "bought": Recipe(kind=Kind.COUNT, selections=(_BUY,)),
+        "revenue": Recipe(kind=Kind.SUM, selections=(_BUY,), covariate_days=1),
+        "viewed_per_bought": Recipe(kind=Kind.RATIO, selections=(Selection(("view",)),), denominator=_BUY),
+    }
+    await _add_metrics(world, experiment, recipes)
+    question = Question(metrics=tuple(recipes), breakdown="country", source=source)
+
+    results = await _compare(world, experiment, url, services, question)
+
+    values = {variant.key: variant.metrics["revenue"].value for variant in results.variants}
+    assert [value is not None and value < 1e6 for value in values.values()] == [True, False, False]
+    assert results.breakdown is not None
+    smallest = [variant.metrics["revenue"].value for part in results.breakdown.segments for variant in part.variants]
+    assert sum(value is not None and value < 1e6 for value in smallest) == 4
+    explained = await services.explain.explain(experiment.project_id, experiment.key, question)
+    statement = explained.postgresql if source is SourceChoice.HOT else explained.clickhouse
+    assert statement is not None
+    whole = [query for query in statement.queries if query.part is Part.MEASURED and not query.by_segment]
+    assert [query.metrics for query in whole] == [tuple(recipes), *[("revenue", "viewed_per_bought")] * 2]
+    first, _, third = (variant.id for variant in experiment.variants)
+    assert f"of variant_id {first}, {third} alone" in whole[1].sql
+    assert f"of variant_id {first} alone" in whole[2].sql
+    assert any("some variants alone: revenue, viewed_per_bought." in note for note in explained.notes)
 
 
 @pytest.fixture

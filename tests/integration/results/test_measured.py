@@ -12,8 +12,8 @@ import pytest
 from app.core.db import Database, StoreUnavailable
 from app.experiments.values import Experiment
 from app.metrics.repository import MetricRepository
-from app.metrics.values import Direction, Kind, MetricSpec, Recipe, Selection
-from app.results.answer import Results
+from app.metrics.values import Direction, Kind, MetricSpec, Recipe, Selection, ValueSource
+from app.results.answer import Results, VariantResult
 from app.results.comparison_values import ComparisonResult
 from app.results.service import ResultsService
 from app.results.values import Question, Source, SourceChoice
@@ -277,6 +277,55 @@ async def test_results__absurd_values_under_a_limit__are_those_of_values_just_be
     assert not _compared(results, "capped").notes
 
 
+_UNLIMITED = {
+    "spend": Recipe(kind=Kind.SUM, selections=_BUY, covariate_days=7),
+    "order": Recipe(kind=Kind.MEAN, selections=_BUY),
+    "orders_by_spend": Recipe(
+        kind=Kind.RATIO, selections=(replace(_BUY[0], source=ValueSource.ONE),), denominator=_BUY[0]
+    ),
+}
+
+
+def _cells(results: Results) -> list[tuple[str | None, VariantResult]]:
+    """Return every variant, of all users and of each segment."""
+    assert results.breakdown is not None
+    parts = [(None, results.variants), *((part.value, part.variants) for part in results.breakdown.segments)]
+    return [(value, variant) for value, variants in parts for variant in variants]
+
+
+@pytest.mark.parametrize("source", [SourceChoice.HOT, SourceChoice.COLD])
+@pytest.mark.parametrize("absurd", [1e21, 1e100])
+async def test_results__absurd_value_without_a_limit__leaves_other_variants_and_segments_as_they_are(
+    world: World, service: ResultsService, source: SourceChoice, absurd: float
+) -> None:
+    found = []
+    for value in (absurd, 1000.0):
+        experiment = await world.experiment()
+        await _with_metrics(world, experiment, _UNLIMITED)
+        history = _with_one_value(7.5)
+        user = history.assignments[0]
+        one = Happened(user.user_id, "buy", user.at + 2 * _DAY, user.at + 2 * _DAY, value)
+        await world.store(experiment, replace(history, events=[*history.events, one]))
+        found.append(await _ask(service, experiment, *_UNLIMITED, source=source, breakdown="country"))
+
+    odd, ordinary = found
+    for (segment, variant), (_, other) in zip(_cells(odd), _cells(ordinary), strict=True):
+        for key in _UNLIMITED:
+            seen, expected = variant.metrics[key], other.metrics[key]
+            assert seen.null_reason is None
+            if variant.is_control and segment in {None, "SE"}:
+                assert seen.value is not None
+                assert not 1e-9 < seen.value < 1e9
+                continue
+            numbers = [(one.value, one.ci_lower, one.ci_upper) for one in (seen, expected)]
+            assert numbers[0] == pytest.approx(numbers[1], rel=1e-9)
+    for key in _UNLIMITED:
+        compared = _compared(odd, key)
+        assert compared.p_value is not None
+        assert not any("far beyond" in note for note in compared.notes)
+    assert _compared(odd, "spend").cuped.theta is not None
+
+
 @pytest.mark.parametrize("source", [SourceChoice.HOT, SourceChoice.COLD])
 async def test_results__value_beyond_the_finest_units_under_a_limit__say_that_the_others_are_lost(
     world: World, service: ResultsService, source: SourceChoice
@@ -300,5 +349,28 @@ async def test_results__value_beyond_the_finest_units_under_a_limit__say_that_th
         )
         assert variant.metrics["capped"].value is None
     assert any("far beyond all others" in note for note in _compared(results, "capped").notes)
-    # Without a limit it counts as it is.
+    # Without a limit it counts as it is, and the other variant is measured without it.
     assert max(variant.metrics["all"].value or 0 for variant in results.variants) > 1e98
+    own = [number % 7 + 1 + number % 3 for number in range(1, 60, 2)]
+    assert min(variant.metrics["all"].value or 0 for variant in results.variants) == pytest.approx(sum(own) / 30)
+
+
+@pytest.mark.parametrize("source", [SourceChoice.HOT, SourceChoice.COLD])
+async def test_results__value_beyond_the_finest_units_that_is_taken_back__say_that_the_others_are_lost(
+    world: World, service: ResultsService, source: SourceChoice
+) -> None:
+    experiment = await world.experiment()
+    await _with_metrics(world, experiment, _UNLIMITED)
+    history = _with_one_value(7.5)
+    user = history.assignments[0]
+    own = [Happened(user.user_id, "buy", user.at + 2 * _DAY, user.at + _DAY, value) for value in (1e100, -1e100)]
+    await world.store(experiment, replace(history, events=[*history.events, *own]))
+
+    results = await _ask(service, experiment, *_UNLIMITED, source=source, breakdown="country")
+
+    for key in _UNLIMITED:
+        found = {(variant.metrics[key].value, variant.metrics[key].null_reason) for _, variant in _cells(results)}
+        assert found == {(None, "PRECISION_LOST")}
+        compared = _compared(results, key)
+        assert (compared.difference, compared.p_value, compared.null_reason) == (None, None, "PRECISION_LOST")
+        assert compared.notes[0].startswith("One value is so far beyond all others")

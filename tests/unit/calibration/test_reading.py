@@ -50,6 +50,8 @@ def test_read_users__however_cut__finds_everybodys_numbers(size: int) -> None:
     expected[1] = 3 / 8
     assert np.array_equal(spend.numerator, expected)
     assert not spend.denominator.any()
+    assert (spend.unit, spend.denominator_unit, spend.covariate_unit) == (1 / 8, None, 1 / 4)
+    assert (per_order.unit, per_order.denominator_unit, per_order.covariate_unit) == (None, None, None)
     assert (per_order.numerator[1], per_order.denominator[1]) == (2.0, 2.0)
     covariate = np.zeros(FEWEST_USERS)
     covariate[2] = 5 / 4

@@ -1,6 +1,7 @@
 """Splitting and testing: a test that keeps its level is found to, and one that does not is found out."""
 
 import itertools
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -259,3 +260,58 @@ def test_calibrate__nobody_has_a_value__is_undefined_and_says_why() -> None:
     (found,) = calibrate(_job(_MEDIAN, resplits=100), Users([nothing], np.arange(50))).metrics
 
     assert (found.undefined, found.value, found.null_reason) == (100, None, "NO_VALUES")
+
+
+def _rounded(values: Numbers, unit: float) -> Numbers:
+    return np.round(values / unit) * unit
+
+
+def test_calibrate__values_lost_in_rounding_under_a_limit__says_so_instead_of_a_rate() -> None:
+    revenue = np.minimum(np.random.default_rng(3).lognormal(3, 0.8, 400), 90.0)
+    fine, coarse = ((_rounded(revenue, unit), unit) for unit in (2.0**-40, 256.0))
+    alone, nothing = np.arange(400), np.zeros(400)
+
+    def found(x: tuple[Numbers, float], z: tuple[Numbers, float]) -> MetricCalibration:
+        numbers = UserNumbers(x[0], nothing, z[0], unit=x[1], covariate_unit=z[1])
+        return calibrate(_job(_ADJUSTED, resplits=100), Users([numbers], alone)).metrics[0]
+
+    ordinary, lost, unadjusted = found(fine, fine), found(coarse, fine), found(fine, coarse)
+
+    assert ordinary.value == pytest.approx(revenue.mean())
+    assert (ordinary.undefined, ordinary.null_reason) == (0, None)
+    assert (lost.value, lost.false_positive_rate, lost.undefined) == (None, None, 100)
+    assert lost.null_reason == "PRECISION_LOST"
+    assert (unadjusted.value, unadjusted.null_reason) == (ordinary.value, None)
+    assert unadjusted.adjusted is not None
+    assert (unadjusted.adjusted.undefined, unadjusted.adjusted.null_reason) == (100, "PRECISION_LOST")
+    assert lost.adjusted is not None
+    assert lost.adjusted.null_reason == "PRECISION_LOST"
+
+
+def test_calibrate__value_far_beyond_all_others__decides_a_mean_and_leaves_no_ratio_to_test() -> None:
+    random = np.random.default_rng(3)
+    revenue, views = random.lognormal(3, 0.8, 400), random.lognormal(2, 0.8, 400)
+    absurd = np.where(np.arange(400) == 7, 1e21, 0.0)
+    unit = 256.0
+
+    def of(x: Numbers, y: Numbers, unit: float | None, denominator_unit: float | None) -> UserNumbers:
+        return UserNumbers(x, y, unit=unit, denominator_unit=denominator_unit)
+
+    numbers = [
+        of(_rounded(revenue + absurd, unit), np.zeros(400), unit, None),
+        of(revenue + absurd, np.zeros(400), None, None),
+        of(_rounded(revenue + absurd, unit), views, unit, 2.0**-50),
+        of(revenue + absurd, views, None, None),
+        of(revenue, _rounded(views + absurd, unit), 2.0**-50, unit),
+    ]
+    columns = [replace(_MEAN, metric=key) for key in ("mean", "exact mean")]
+    columns += [replace(_RATIO, metric=key) for key in ("above", "exact above", "below")]
+
+    result = calibrate(_job(*columns, resplits=100), Users(numbers, np.arange(400)))
+
+    found = _by_metric(result)
+    for key in ("mean", "above"):
+        assert (found[key].undefined, found[key].null_reason) == (0, None)
+        assert found[key].p_value_histogram == found[f"exact {key}"].p_value_histogram
+    assert found["below"].value is not None
+    assert (found["below"].undefined, found["below"].null_reason) == (100, "PRECISION_LOST")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from app.core.errors import Invalid
 from app.results.analysis import answer
 from app.results.answer import CohortsResult, HomogeneityResult
 from app.results.provenance import Provenance
@@ -172,3 +173,11 @@ def test_question__two_divisions__is_no_question() -> None:
     assert asked.is_divided
     assert not asked.undivided.is_divided
     assert asked.undivided == Question()
+
+
+def test_cohorts__more_comparisons_than_are_made__refused_with_the_way_out() -> None:
+    days = tuple(((10, 1),) * 20 for _ in range(51))
+    pairs = tuple(Pair(f"treatment_{number}", "treatment_1") for number in range(2, 19))
+    reading = Reading(compare=pairs)
+    with pytest.raises(Invalid, match="name fewer metrics"):
+        _cohorts(_seen(days), 20, reading=reading, metrics=tuple(Metric))

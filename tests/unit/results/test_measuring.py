@@ -241,7 +241,8 @@ def _summed(n: int, total: int, squares: int, unit: Fraction, covariate_unit: Fr
         ({"cap": 300.0}, -40, None),
         ({"cap": 300.0}, -10, NullReason.PRECISION_LOST),
         ({"winsorize": 0.9}, -10, NullReason.PRECISION_LOST),
-        ({}, -10, None),
+        ({}, -40, None),
+        ({}, -10, NullReason.PRECISION_LOST),
     ],
 )
 def test_metrics_of__value_far_beyond_the_limit__is_not_told_from_rounding(
@@ -254,6 +255,28 @@ def test_metrics_of__value_far_beyond_the_limit__is_not_told_from_rounding(
 
     assert {found.of(variant).sample.estimate().null_reason for variant in (1, 2)} == {reason}
     assert (contrast(found, found.of(1), found.of(2), 0.95).p_value is None) == (reason is not None)
+
+
+def test_metrics_of__value_far_beyond_those_of_another_arm__leaves_that_arm_alone_without_a_number() -> None:
+    item = _stored("spend", kind=Kind.SUM, selections=_VIEWS)
+    large, hidden = _summed(200, 10**21, 10**42, Fraction(256)), _summed(200, 8000, 400_000, Fraction(256))
+
+    found = _measured(item, large, hidden)
+
+    assert found.of(1).sample.estimate().value == Fraction(10**21, 200)
+    assert found.of(2).sample.estimate().null_reason is NullReason.PRECISION_LOST
+    compared = contrast(found, found.of(1), found.of(2), 0.95)
+    assert (compared.difference, compared.p_value, compared.null_reason) == (None, None, "PRECISION_LOST")
+
+
+def test_metrics_of__value_far_beyond_those_of_earlier_days__leaves_these_without_a_number() -> None:
+    item = _stored("spend", kind=Kind.SUM, selections=_VIEWS)
+    early, late = (_summed(200, total, squares, Fraction(256)) for total, squares in ((0, 0), (10**21, 10**42)))
+    days = tuple(DailySums(date(2026, 3, 1 + day), arm.sums) for day, arm in enumerate((early, late)))
+
+    daily = _measured(item, replace(late, daily=days)).of(1).daily
+
+    assert [day.sample.estimate().null_reason for day in daily] == [NullReason.PRECISION_LOST, None]
 
 
 def test_metrics_of__totals_all_zero_by_rounding__are_told_from_those_that_are() -> None:

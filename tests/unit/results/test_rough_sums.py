@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from app.results.rough_sums import are_rough
+from app.results.rough_sums import are_rough, is_lost
 from app.results.values import ArmObservations, Observations, Segment, ValueSums
 
 
@@ -17,7 +17,7 @@ def _arm(*values: int, unit: Fraction) -> ArmObservations:
     )
 
 
-_FINE, _COARSE = Fraction(1, 2**52), Fraction(1, 2**20)
+_FINE, _COARSE, _COARSER = Fraction(1, 2**52), Fraction(1, 2**20), Fraction(1, 2**10)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ _FINE, _COARSE = Fraction(1, 2**52), Fraction(1, 2**20)
         # Nobody has a value there, so that none is hidden.
         ([_arm(2**41, unit=_COARSE), _arm(unit=_COARSE)], False),
         # All are 0, or were rounded to it.
-        ([_arm(2**41, unit=_COARSE), _arm(0, 0, unit=_COARSE)], True),
+        ([_arm(2**51, unit=_COARSER), _arm(0, 0, unit=_COARSER)], True),
         ([_arm(50, unit=_FINE), _arm(0, 0, unit=_FINE)], False),
     ],
 )
@@ -41,3 +41,8 @@ def test_are_rough__values_of_a_segment__are_looked_at() -> None:
     large, small = _arm(2**41, unit=_COARSE), _arm(50, unit=_COARSE)
     segments = tuple(Segment(name, False, Observations(arms={0: arm})) for name, arm in (("a", large), ("b", small)))
     assert are_rough(Observations(arms={0: large}, segments=segments))
+
+
+@pytest.mark.parametrize(("value", "expected"), [(9, True), (11, False)])
+def test_is_lost__values_of_some_ten_million_units__decide(value: int, *, expected: bool) -> None:
+    assert is_lost(_arm(value, value, unit=Fraction(1, 10**6)).sums) is expected
