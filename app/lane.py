@@ -23,11 +23,11 @@ from app.assignments.user_ids import MAX_USER_ID
 from app.assignments.values import Question
 from app.core.errors import AppError, Invalid
 from app.core.json_body import decode_json
+from app.core.names import REFERENCE_PATTERN
 from app.core.problems import problem_response
 from app.core.routes import API_PREFIX, MAX_BODY_BYTES
 from app.core.text import is_storable
 from app.events.schemas import EventIn
-from app.experiments.references import REFERENCE_PATTERN
 from app.services import Services
 
 _EXPERIMENTS = f"{API_PREFIX}/experiments/"

@@ -23,7 +23,8 @@ from app.core.errors import (
 )
 
 PROJECT_HEADER = "x-project"
-# What any guarded route may answer, and what any route with a body may answer on top.
+# What any guarded route may answer, and on top what any route may that can be sent a body: one that takes none looks
+# whether it says anything.
 GUARDED = (InvalidToken, MissingScope, WrongProject, ProjectNotFound, RateLimited, Unavailable, Invalid)
 WITH_BODY = (*GUARDED, MalformedBody, BodyTooLarge, UnsupportedMediaType)
 # Where the fast lane leaves the caller of a request that it has admitted and passes on.

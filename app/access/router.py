@@ -57,7 +57,7 @@ async def list_tokens(caller: CurrentCaller, access: Access, paging: Paging) -> 
     "/tokens/{token_id}",
     status_code=204,
     dependencies=[requires(Scope.ADMIN)],
-    responses=documented(*GUARDED, TokenNotFound),
+    responses=documented(*WITH_BODY, TokenNotFound),
 )
 async def revoke_token(
     token_id: Annotated[int, Path(ge=1, le=MAX_ID, description="The token's `id`, not its secret.")],

@@ -218,7 +218,7 @@ async def put_override(
     "/experiments/{experiment}/overrides/{user_id:user_id}",
     status_code=204,
     dependencies=[requires(Scope.EXPERIMENTS_WRITE, is_traffic=True)],
-    responses=documented(*GUARDED, ExperimentNotFound, OverrideNotFound),
+    responses=documented(*WITH_BODY, ExperimentNotFound, OverrideNotFound),
 )
 async def remove_override(
     experiment: ExperimentReference,

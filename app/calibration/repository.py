@@ -15,6 +15,7 @@ from app.calibration.values import Calibration, CalibrationResult, Status, Wante
 MOST_KEPT = 100
 # A process that works says so every few seconds; one that has not for so long is gone.
 SILENT_FOR = timedelta(seconds=30)
+_KNOWN = frozenset(Status)
 _GONE = "The process that worked on it has ended. Ask for the calibration again."
 
 _INSERT = text(
@@ -82,12 +83,16 @@ class CalibrationRepository:
         noted = await self._connection.execute(_SEEN, {"id": calibration_id, "progress": progress})
         return noted.rowcount > 0
 
-    async def finish(self, calibration_id: UUID, result: CalibrationResult) -> None:
+    async def finish(self, calibration_id: UUID, result: CalibrationResult) -> bool:
+        """Store what came out; tell whether it was running, and not cancelled or given up for lost meanwhile."""
         written = msgspec.json.encode(result).decode()
-        await self._connection.execute(_FINISH, {"id": calibration_id, "result": written})
+        noted = await self._connection.execute(_FINISH, {"id": calibration_id, "result": written})
+        return noted.rowcount > 0
 
-    async def fail(self, calibration_id: UUID, reason: str) -> None:
-        await self._connection.execute(_FAIL, {"id": calibration_id, "reason": reason})
+    async def fail(self, calibration_id: UUID, reason: str) -> bool:
+        """Store why nothing came out; tell whether it was running, as `finish`."""
+        noted = await self._connection.execute(_FAIL, {"id": calibration_id, "reason": reason})
+        return noted.rowcount > 0
 
     async def cancel(self, experiment_id: int, calibration_id: UUID) -> bool:
         """Note that nobody wants it any more; tell whether that is new. What is not running stays as it is."""
@@ -112,14 +117,24 @@ class CalibrationRepository:
 
 
 def _calibration(row: Row[Any]) -> Calibration:
+    status, reason = _status_and_reason(row)
     return Calibration(
         id=row.id,
         experiment_id=row.experiment_id,
-        status=Status(row.status),
+        status=status,
         progress=row.progress,
         wanted=msgspec.json.decode(row.wanted, type=Wanted),
         result=None if row.result is None else msgspec.json.decode(row.result, type=CalibrationResult),
-        reason=row.reason,
+        reason=reason,
         created_at=row.created_at,
         ended_at=row.ended_at,
     )
+
+
+def _status_and_reason(row: Row[Any]) -> tuple[Status, str | None]:
+    """Return them as this release knows them: a newer one, beside it or before a downgrade, may have other statuses."""
+    if row.status in _KNOWN:
+        return Status(row.status), row.reason
+    if row.ended_at is None:
+        return Status.RUNNING, None
+    return Status.FAILED, row.reason or f"A newer release ended it with the status {row.status}, unknown to this one."

@@ -75,7 +75,7 @@ async def get_calibration(
 @router.post(
     "/experiments/{experiment}/calibrations/{calibration_id}/cancel",
     dependencies=[requires(Scope.RESULTS)],
-    responses=documented(*GUARDED, ExperimentNotFound, CalibrationNotFound, CalibrationEnded, StoreUnavailable),
+    responses=documented(*WITH_BODY, ExperimentNotFound, CalibrationNotFound, CalibrationEnded, StoreUnavailable),
 )
 async def cancel_calibration(
     experiment: ExperimentReference, calibration_id: CalibrationId, caller: CurrentCaller, calibrations: Calibrations

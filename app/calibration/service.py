@@ -188,10 +188,16 @@ class CalibrationService:
             async with self._database.begin() as connection:
                 repository = CalibrationRepository(connection)
                 if said.result is not None:
-                    await repository.finish(calibration_id, said.result)
+                    was_running = await repository.finish(calibration_id, said.result)
                 else:
-                    await repository.fail(calibration_id, said.failure or "No reason was given.")
-            log.info("calibration.ended", experiment_id=experiment.id, calibration_id=str(calibration_id))
+                    was_running = await repository.fail(calibration_id, said.failure or "No reason was given.")
+            # Who ended it meanwhile, in whatever process, has said so there.
+            log.info(
+                "calibration.ended" if was_running else "calibration.dropped",
+                experiment_id=experiment.id,
+                calibration_id=str(calibration_id),
+                has_result=said.result is not None,
+            )
         except asyncio.CancelledError:
             # What was cancelled by a caller has ended, and what has ended stays as it is.
             await self._fail(calibration_id, _STOPPED)

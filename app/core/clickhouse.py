@@ -14,7 +14,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -83,8 +83,6 @@ _NOT_LET_IN = frozenset({192, 193, 194, 516})
 _NOT_NOW = _TIMED_OUT | _OVERLOADED_OR_READ_ONLY | _NETWORK_OR_KEEPER | _CANCELLED | _NOT_LET_IN
 
 Connect = Callable[..., Client]
-# Asks a client with parameters, settings and rows that are sent along.
-_Ask: TypeAlias = Callable[[Client, str, dict[str, Any], dict[str, Any], ExternalData | None], T]
 
 
 class ClickHouseUnavailable(Unavailable):
@@ -115,6 +113,20 @@ class SentRows:
 
     structure: str
     lines: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    """What is asked, with everything that the answer depends on; `tables` travel along."""
+
+    sql: str
+    parameters: dict[str, Any]
+    settings: dict[str, Any]
+    tables: Mapping[str, SentRows]
+
+
+# Asks a client, with what is sent in the same request.
+_Ask: TypeAlias = Callable[[Client, _Query, ExternalData | None], T]
 
 
 class ClickHouse:
@@ -225,7 +237,7 @@ class ClickHouse:
             ClickHouseRefused: the query is wrong.
         """
         limits = {"max_execution_time": self._read_timeout_s, **(settings or {})}
-        return await self._asked(self._reading, _select, sql, parameters, limits, tables)
+        return await self._asked(self._reading, _query(sql, parameters, limits, tables), _select)
 
     async def lines(
         self,
@@ -245,20 +257,11 @@ class ClickHouse:
             ClickHouseRefused: the query is wrong.
         """
         limits = {"max_execution_time": self._build_timeout_s, **_WHOLE_ANSWERS, **(settings or {})}
-        return await self._asked(self._paging, partial(_write_out, form), sql, parameters, limits, tables)
+        return await self._asked(self._paging, _query(sql, parameters, limits, tables), partial(_write_out, form))
 
-    async def _asked(
-        self,
-        lane: "_Lane",
-        ask: _Ask[T],
-        sql: str,
-        parameters: Mapping[str, Any] | None,
-        settings: dict[str, Any],
-        tables: Mapping[str, SentRows] | None,
-    ) -> T:
-        bound = {name: _bindable(value) for name, value in (parameters or {}).items()}
+    async def _asked(self, lane: "_Lane", query: _Query, ask: _Ask[T]) -> T:
         with_tables = _with_temporary if self._embedded else _with_external
-        return await lane.run(lambda client: with_tables(client, ask, sql, bound, settings, tables or {}))
+        return await lane.run(lambda client: with_tables(client, query, ask))
 
     async def command(self, sql: str) -> None:
         """Run a statement that answers nothing.
@@ -283,9 +286,11 @@ class ClickHouse:
             ClickHouseUnavailable: it cannot be reached; whether the rows are stored is not known.
             ClickHouseRefused: the statement is wrong.
         """
-        bound = {name: _bindable(value) for name, value in (parameters or {}).items()}
         limits = {"max_execution_time": self._build_timeout_s, **(settings or {})}
-        await self._building.run(lambda client: client.command(sql, parameters=bound, settings=limits))
+        query = _query(sql, parameters, limits)
+        await self._building.run(
+            lambda client: client.command(query.sql, parameters=query.parameters, settings=query.settings)
+        )
 
     async def create_database(self) -> None:
         """Make the database of this object's name if there is none; the right to is needed only then."""
@@ -374,63 +379,47 @@ def _use_cluster(client: Client, cluster: str) -> None:
         client.set_client_setting(name, value)
 
 
-def _with_external(
-    client: Client,
-    ask: _Ask[T],
+def _query(
     sql: str,
-    parameters: dict[str, Any],
+    parameters: Mapping[str, Any] | None,
     settings: dict[str, Any],
-    tables: Mapping[str, SentRows],
-) -> T:
-    if not tables:
-        return ask(client, sql, parameters, settings, None)
+    tables: Mapping[str, SentRows] | None = None,
+) -> _Query:
+    return _Query(sql, {name: _bindable(value) for name, value in (parameters or {}).items()}, settings, tables or {})
+
+
+def _with_external(client: Client, query: _Query, ask: _Ask[T]) -> T:
+    if not query.tables:
+        return ask(client, query, None)
     sent = ExternalData()
-    for name, table in tables.items():
+    for name, table in query.tables.items():
         sent.add_file(file_name=name, data=b"\n".join(table.lines), fmt="JSONEachRow", structure=table.structure)
-    return ask(client, sql, parameters, {**settings, **_INPUT_SETTINGS}, sent)
+    return ask(client, replace(query, settings={**query.settings, **_INPUT_SETTINGS}), sent)
 
 
-def _with_temporary(
-    client: Client,
-    ask: _Ask[T],
-    sql: str,
-    parameters: dict[str, Any],
-    settings: dict[str, Any],
-    tables: Mapping[str, SentRows],
-) -> T:
+def _with_temporary(client: Client, query: _Query, ask: _Ask[T]) -> T:
     """Temporary tables belong to the connection, which this thread has for itself."""
     made: list[str] = []
     try:
-        for name, table in tables.items():
+        for name, table in query.tables.items():
             client.command(f"CREATE TEMPORARY TABLE {name} ({table.structure}) ENGINE = Memory")
             made.append(name)
             _insert(client, name, table.lines, _INPUT_SETTINGS)
-        return ask(client, sql, parameters, settings, None)
+        return ask(client, query, None)
     finally:
         for name in made:
             client.command(f"DROP TEMPORARY TABLE {name}")
 
 
-def _select(
-    client: Client,
-    sql: str,
-    parameters: dict[str, Any],
-    settings: dict[str, Any],
-    sent: ExternalData | None,
-) -> list[dict[str, Any]]:
-    result = client.query(sql, parameters=parameters, settings=settings, external_data=sent)
+def _select(client: Client, query: _Query, sent: ExternalData | None) -> list[dict[str, Any]]:
+    result = client.query(query.sql, parameters=query.parameters, settings=query.settings, external_data=sent)
     return [dict(zip(result.column_names, row, strict=True)) for row in result.result_rows]
 
 
-def _write_out(
-    form: str,
-    client: Client,
-    sql: str,
-    parameters: dict[str, Any],
-    settings: dict[str, Any],
-    sent: ExternalData | None,
-) -> bytes:
-    return client.raw_query(sql, parameters=parameters, settings=settings, fmt=form, external_data=sent)
+def _write_out(form: str, client: Client, query: _Query, sent: ExternalData | None) -> bytes:
+    return client.raw_query(
+        query.sql, parameters=query.parameters, settings=query.settings, fmt=form, external_data=sent
+    )
 
 
 def _insert(client: Client, table: str, lines: Sequence[bytes], settings: Mapping[str, Any]) -> None:

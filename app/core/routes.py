@@ -68,22 +68,26 @@ async def _decode_strictly(request: Request, max_bytes: int) -> None:
 
 
 async def _refuse_body(request: Request) -> None:
-    """Refuse what would be ignored where nothing is taken; an empty object says nothing.
+    """Refuse what would be ignored where nothing is taken.
+
+    Null, and an object, a list or a text with nothing in it, say nothing: clients send them where they have nothing to
+    say, and some languages write an empty object as an empty list.
 
     Raises:
-        Invalid: the body holds anything.
+        BodyTooLarge: nothing this long says nothing.
+        UnsupportedMediaType: the body is no JSON by its own account.
+        MalformedBody: it is none.
+        Invalid: it holds anything.
     """
+    body = await _read_body(request, MAX_BODY_BYTES)
+    if not body.strip():
+        return
+    _refuse_other_media(request)
+    sent = decode_json(body)
     nothing = "this path takes no body; remove it"
-    try:
-        body = await _read_body(request, MAX_BODY_BYTES)
-        sent = decode_json(body) if body.strip() else None
-    except (BodyTooLarge, MalformedBody) as error:
-        raise Invalid.field("body", nothing) from error
-    if isinstance(sent, dict):
-        problems: list[FieldProblem] = [{"field": str(name), "detail": f"unknown field; {nothing}"} for name in sent]
-        if problems:
-            raise Invalid(problems)
-    elif sent is not None:
+    if isinstance(sent, dict) and sent:
+        raise Invalid([{"field": str(name), "detail": f"unknown field; {nothing}"} for name in sent])
+    if sent not in (None, {}, [], ""):
         raise Invalid.field("body", nothing)
 
 

@@ -10,7 +10,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    StringConstraints,
     WithJsonSchema,
 )
 
@@ -19,9 +18,10 @@ from app.core.clock import utc_now
 from app.core.moments import Moment
 from app.core.numbers import refuse_other_than_numbers
 from app.core.rows import InFuture, TooLarge
-from app.core.text import encoded_if_storable, refuse_blank, refuse_control_characters
+from app.core.text import encoded_if_storable
 from app.events.values import EventStatus, SentEvent
 from app.experiments.references import Reference
+from app.metrics.recipe_schemas import EventType
 
 MAX_EVENTS = 1000
 MAX_PROPERTIES_BYTES = 16_384
@@ -49,12 +49,6 @@ def _storable_properties(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 EventId = Annotated[UUID, BeforeValidator(_uuid_text), WithJsonSchema({"type": "string", "format": "uuid"})]
-EventType = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=100),
-    AfterValidator(refuse_control_characters),
-    AfterValidator(refuse_blank),
-]
 Value = Annotated[
     float, Field(allow_inf_nan=False), BeforeValidator(refuse_other_than_numbers), WithJsonSchema({"type": "number"})
 ]

@@ -51,7 +51,7 @@ async def attach_metric(
     "/experiments/{experiment}/metrics/{metric}",
     status_code=204,
     dependencies=_WRITE,
-    responses=documented(*GUARDED, ExperimentNotFound, MetricNotAttached, PlannedMetricStays, ChangeNotAllowed),
+    responses=documented(*WITH_BODY, ExperimentNotFound, MetricNotAttached, PlannedMetricStays, ChangeNotAllowed),
 )
 async def detach_metric(
     experiment: ExperimentReference, metric: MetricReference, caller: CurrentCaller, plans: Plans

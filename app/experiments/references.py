@@ -4,10 +4,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, StringConstraints, WithJsonSchema
 
-from app.core.names import KEY_FORM
-
-# Keys begin with a letter, so the two cannot be confused. What does not exist is a 404, not a 422.
-REFERENCE_PATTERN = rf"^([0-9]{{1,30}}|{KEY_FORM})$"
+from app.core.names import REFERENCE_PATTERN
 
 
 def id_as_text(value: object) -> object:

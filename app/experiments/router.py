@@ -91,14 +91,14 @@ async def change_experiment(
     "/experiments/{experiment}",
     status_code=204,
     dependencies=_WRITE,
-    responses=documented(*GUARDED, ExperimentNotFound, NotADraft, DraftInUse),
+    responses=documented(*WITH_BODY, ExperimentNotFound, NotADraft, DraftInUse),
 )
 async def delete_experiment(experiment: ExperimentReference, caller: CurrentCaller, experiments: Experiments) -> None:
     """Delete a draft."""
     await experiments.delete(caller, experiment)
 
 
-_MOVE_ERRORS = documented(*GUARDED, ExperimentNotFound, MoveNotAllowed)
+_MOVE_ERRORS = documented(*WITH_BODY, ExperimentNotFound, MoveNotAllowed)
 
 
 @router.post("/experiments/{experiment}/start", dependencies=_WRITE, responses=_MOVE_ERRORS)

@@ -1,29 +1,14 @@
 """How endpoints name an experiment and reach the service."""
 
-import re
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
 from pydantic import AfterValidator
 
+from app.core.names import REFERENCE_PATTERN, possible_for
 from app.experiments.errors import ExperimentNotFound
 from app.experiments.plan_service import PlanService
-from app.experiments.references import REFERENCE_PATTERN
 from app.experiments.service import ExperimentService
-
-_REFERENCE = re.compile(REFERENCE_PATTERN)
-
-
-def _possible(reference: str) -> str:
-    """Return `reference`.
-
-    Raises:
-        ExperimentNotFound: no experiment can have it. A path that leads nowhere leads nowhere, however it is written.
-    """
-    if _REFERENCE.fullmatch(reference) is None:
-        raise ExperimentNotFound(reference)
-    return reference
-
 
 ExperimentReference = Annotated[
     str,
@@ -32,7 +17,7 @@ ExperimentReference = Annotated[
         description="The experiment's id or key.",
         json_schema_extra={"pattern": REFERENCE_PATTERN},
     ),
-    AfterValidator(_possible),
+    AfterValidator(possible_for(ExperimentNotFound)),
 ]
 
 

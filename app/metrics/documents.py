@@ -1,4 +1,4 @@
-"""How a recipe reads as JSON: in answers, in sealed plans, and as what a change is merged into. No I/O."""
+"""How a recipe reads as JSON, in answers and in sealed plans. No I/O."""
 
 from typing import Any
 

@@ -1,4 +1,8 @@
-"""The parts of a recipe as callers send them, each checked by itself."""
+"""The parts of a recipe as callers send them, each checked by itself.
+
+What `of` returns is a part that is stored already. It is not checked again: a rule may be younger than the part, and
+who changes another field has nothing to do with it.
+"""
 
 import re
 from itertools import pairwise
@@ -26,11 +30,12 @@ MAX_LISTED = 20
 MAX_EVENT_TYPES = 50
 MAX_DAYS = 3650
 MAX_SECONDS = MAX_DAYS * 86_400
+NOT_BOTH = "give event_type or event_types, not both"
 _LONGEST_TEXT = 1000
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DURATION = re.compile(r"([0-9]{1,9})([smhdw])")
 
-# As in `POST /events`.
+# Wherever somebody names one: in events themselves, and in whatever asks for them.
 EventType = Annotated[
     str,
     StringConstraints(min_length=1, max_length=100),
@@ -202,13 +207,15 @@ class FilterIn(BaseModel):
         operator = others.data.get("operator")
         return value if operator is None else _compared(operator, value)
 
+    @classmethod
+    def of(cls, stored: PropertyFilter) -> "FilterIn":
+        return cls.model_construct(property=stored.name, operator=stored.operator, value=stored.value)
+
     def filter(self) -> PropertyFilter:
         return PropertyFilter(self.property, self.operator, self.value)
 
 
 def _source(value: object) -> tuple[ValueSource, str | None]:
-    if isinstance(value, tuple):  # Nothing in JSON: it was read as part of a change.
-        return value
     if value in {"value", "one"} if isinstance(value, str) else False:
         return ValueSource(str(value)), None
     if isinstance(value, dict) and set(value) == {"property"} and isinstance(value["property"], str):
@@ -259,8 +266,16 @@ class SelectionIn(BaseModel):
     @classmethod
     def _not_both(cls, event_type: str | None, others: ValidationInfo) -> str | None:
         if event_type is not None and others.data.get("event_types") is not None:
-            raise ValueError("give event_type or event_types, not both")
+            raise ValueError(NOT_BOTH)
         return event_type
+
+    @classmethod
+    def of(cls, stored: Selection) -> "SelectionIn":
+        return cls.model_construct(
+            event_types=list(stored.event_types),
+            filters=[FilterIn.of(item) for item in stored.filters],
+            value=(stored.source, stored.property),
+        )
 
     def selection(self, default: ValueSource) -> Selection:
         source, name = self.value or (default, None)
@@ -279,6 +294,12 @@ class StepIn(BaseModel):
 
     event_type: EventType
     filters: Filters | None = None
+
+    @classmethod
+    def of(cls, stored: Selection) -> "StepIn":
+        return cls.model_construct(
+            event_type=stored.event_types[0], filters=[FilterIn.of(item) for item in stored.filters]
+        )
 
     def selection(self) -> Selection:
         return Selection((self.event_type,), tuple(item.filter() for item in self.filters or ()))

@@ -80,7 +80,7 @@ async def change_metric(
 
 
 @router.delete(
-    "/metrics/{metric}", status_code=204, dependencies=_WRITE, responses=documented(*GUARDED, MetricNotFound)
+    "/metrics/{metric}", status_code=204, dependencies=_WRITE, responses=documented(*WITH_BODY, MetricNotFound)
 )
 async def remove_metric(metric: MetricReference, caller: CurrentCaller, metrics: Metrics) -> None:
     """Delete a metric. One that experiments use is archived: they keep it, and no other experiment can take it."""

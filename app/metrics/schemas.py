@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
@@ -11,24 +11,26 @@ from pydantic import (
     Field,
     StrictBool,
     StringConstraints,
-    ValidationError,
 )
 
-from app.core.errors import FieldProblem, Invalid, field_problem
+from app.core.errors import FieldProblem, Invalid
 from app.core.names import Key, Name
 from app.core.text import refuse_blank, refuse_control_characters, refuse_control_characters_but_line_breaks
 from app.metrics.builtin import ATTACHED, BUILT_IN_KEYS
 from app.metrics.documents import VALUED_KINDS, recipe_document
 from app.metrics.examples import ANSWER, EXAMPLES
 from app.metrics.recipe_schemas import (
+    NOT_BOTH,
     DaysIn,
     EventType,
     EventTypes,
+    FilterIn,
     Filters,
     Positive,
     SelectionIn,
     Share,
     Source,
+    StepIn,
     Steps,
     UpperShare,
     WholeNumber,
@@ -120,6 +122,37 @@ class MetricIn(SelectionIn):
     )
     unit: Unit | None = None
 
+    @classmethod
+    def of_stored(cls, metric: Metric) -> "MetricIn":
+        """Return what a metric was made of, as if it were sent; none of it is checked again."""
+        recipe, first = metric.recipe, metric.recipe.selections[0]
+        parts: dict[str, Any] = {}
+        if recipe.kind is Kind.FUNNEL:
+            parts["steps"] = [StepIn.of(step) for step in recipe.selections]
+        else:
+            parts["event_types"] = list(first.event_types)
+            parts["filters"] = [FilterIn.of(item) for item in first.filters]
+        if recipe.kind in VALUED_KINDS:
+            parts["value"] = (first.source, first.property)
+        if recipe.denominator is not None:
+            parts["denominator"] = SelectionIn.of(recipe.denominator)
+        if recipe.first_day is not None and recipe.last_day is not None:
+            parts["days"] = DaysIn.model_construct(first=recipe.first_day, last=recipe.last_day)
+        return cls.model_construct(
+            key=metric.key,
+            name=metric.name,
+            description=metric.description,
+            kind=recipe.kind,
+            window=_window_of(recipe),
+            cap=recipe.cap,
+            winsorize=recipe.winsorize,
+            quantile=recipe.quantile,
+            covariate_days=recipe.covariate_days,
+            direction=metric.direction,
+            unit=metric.unit,
+            **parts,
+        )
+
     def spec(self) -> MetricSpec:
         """Return the metric.
 
@@ -187,6 +220,12 @@ class MetricIn(SelectionIn):
         return problems
 
 
+def _window_of(recipe: Recipe) -> WindowIn | None:
+    if recipe.window_from_s == 0 and recipe.window_s is None:
+        return None
+    return WindowIn.model_construct(from_seconds=recipe.window_from_s, seconds=recipe.window_s)
+
+
 class MetricChange(BaseModel):
     """Fields to set, as in `POST /metrics`; those left out stay, `null` clears. Key and kind stay as they are."""
 
@@ -223,26 +262,17 @@ class MetricChange(BaseModel):
         return self.archived if "archived" in self.model_fields_set else None
 
     def applied_to(self, metric: Metric) -> MetricSpec:
-        """Return the metric with the fields that were sent.
+        """Return the metric with the fields that were sent; those that stay are as good as they were.
 
         Raises:
-            Invalid: what comes out is no metric.
+            Invalid: the kind does not use a field that was sent, lacks one that was cleared, or two contradict.
         """
-        wanted = {
-            "key": metric.key,
-            "name": metric.name,
-            "description": metric.description,
-            **recipe_document(metric.recipe),
-            "direction": metric.direction,
-            "unit": metric.unit,
-        }
         sent = {name: getattr(self, name) for name in self.model_fields_set - {"archived"}}
-        if sent.get("event_type") is not None:  # It says the same as the other, so that one cannot stay.
-            wanted["event_types"] = None
-        try:
-            return MetricIn.model_validate(wanted | sent).spec()
-        except ValidationError as error:
-            raise Invalid([field_problem(item) for item in error.errors(include_url=False)]) from error
+        if sent.get("event_type") is not None:
+            if sent.get("event_types") is not None:
+                raise Invalid.field("event_type", NOT_BOTH)
+            sent["event_types"] = None  # It says the same, so what was stored cannot stay.
+        return MetricIn.of_stored(metric).model_copy(update=sent).spec()
 
 
 class FilterOut(BaseModel):

@@ -99,9 +99,7 @@ class PowerIn(BaseModel):
         """
         if problems := self._problems():
             raise Invalid(problems)
-        effect = self.mde_absolute
-        if self.mde_relative is not None and self.baseline is not None:
-            effect = self.mde_relative * self.baseline
+        effect = self._absolute_effect
         if self.kind.is_rate and effect is not None and self.baseline is not None:
             after = self.baseline + effect
             if not 0 <= after <= 1:
@@ -124,6 +122,13 @@ class PowerIn(BaseModel):
     @property
     def _effect(self) -> float | None:
         return self.mde_absolute if self.mde_absolute is not None else self.mde_relative
+
+    @property
+    def _absolute_effect(self) -> float | None:
+        """Return what a test looks for: of a baseline below 0, a relative rise is a fall."""
+        if self.mde_relative is None:
+            return self.mde_absolute
+        return self.mde_relative * self.baseline if self.baseline else None
 
     @property
     def _effect_field(self) -> str:
@@ -165,11 +170,12 @@ class PowerIn(BaseModel):
         return []
 
     def _wrong_effect(self) -> list[FieldProblem]:
-        effect, is_one_sided = self._effect, self.alternative is not Alternative.TWO_SIDED
-        if effect == 0:
+        effect, is_one_sided = self._absolute_effect, self.alternative is not Alternative.TWO_SIDED
+        if 0 in (self._effect, effect):
             return [{"field": self._effect_field, "detail": "must not be 0: no effect needs no test"}]
         if effect is not None and (effect < 0) == (self.alternative is Alternative.GREATER) and is_one_sided:
-            detail = f"an effect of this sign is never found by a test whose alternative is {self.alternative}"
+            sign = "this sign" if self.mde_relative is None else f"{effect:g}, which this share of the baseline is,"
+            detail = f"an effect of {sign} is never found by a test whose alternative is {self.alternative}"
             return [{"field": self._effect_field, "detail": detail}]
         return []
 

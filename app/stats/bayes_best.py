@@ -8,10 +8,9 @@ import numpy as np
 from scipy import special
 
 from app.stats.bayes_effect import NormalPrior, weighted
-from app.stats.bayes_rates import BetaPrior
 from app.stats.exact import all_finite, to_float
 from app.stats.panels import WIDEST_ON_LOGITS, Array, grid
-from app.stats.rate_belief import RULE, RateBelief, shared_chances
+from app.stats.rate_belief import RULE, BetaPrior, RateBelief, shared_chances
 from app.stats.samples import Proportion, Sample
 
 _FLAT = BetaPrior()

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.stats.bayes_rates import BetaPrior
 from app.stats.checks import check_open_unit
 from app.stats.difference_limits import DifferenceOver
-from app.stats.rate_belief import RateBelief
+from app.stats.rate_belief import BetaPrior, RateBelief
 from app.stats.samples import Proportion
 
 _FLAT = BetaPrior()

@@ -1,4 +1,4 @@
-"""The posterior of one rate on a small grid of its own: what beliefs about several rates are integrated on.
+"""The prior and the posterior of one rate, and its small grid: what beliefs about several rates are integrated on.
 
 Everything happens on the logit scale, relative to the logit of the posterior's mean, where Beta densities have
 one smooth hump and no digits are lost however many units there are.
@@ -11,14 +11,33 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from app.stats.bayes_rates import BetaPrior
 from app.stats.beta_tails import below, logit_density, lower_logits
+from app.stats.checks import check_between
 from app.stats.panels import WIDEST_ON_LOGITS, Array, grid
 from app.stats.samples import Proportion
 
+# A flatter prior than this one would put mass beyond the rates that a double can tell from 0 and 1. A sharper one than
+# the other is worth more units than any experiment has, and beyond it the posteriors get too narrow for doubles.
+_SMALLEST_PRIOR, _LARGEST_PRIOR = 0.05, 1e15
 # Between two of these tail areas a posterior varies so gently that ten nodes integrate it to the last digits.
 _TAILS = np.array([1e-18, 1e-7, 2e-3, 0.5])
 RULE = np.polynomial.legendre.leggauss(10)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BetaPrior:
+    """Beta(alpha, beta) belief about a rate before the data; Beta(1, 1) is flat.
+
+    Raises:
+        ValueError: a parameter is below 0.05 or above 1e15.
+    """
+
+    alpha: float = 1.0
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("alpha", self.alpha), ("beta", self.beta)):
+            check_between(f"prior {name}", value, _SMALLEST_PRIOR, _LARGEST_PRIOR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +68,9 @@ class RateBelief:
         """Return what is believed about 1 minus the rate."""
         return RateBelief(self.b, self.a)
 
-    def cuts(self) -> Array:
-        """Return the logits between which density and tail areas vary gently, in no order."""
-        return np.append(lower_logits(self.a, self.b, _TAILS), -lower_logits(self.b, self.a, _TAILS))
+    def cuts(self, tails: Array = _TAILS) -> Array:
+        """Return the logits with these areas on either side, between which all areas vary gently; in no order."""
+        return np.append(lower_logits(self.a, self.b, tails), -lower_logits(self.b, self.a, tails))
 
     def logit_density(self, logits: Array) -> Array:
         """Return the density of the logit of the rate at each of the logits.

@@ -7,7 +7,8 @@ import numpy as np
 
 from app.stats.bayes_difference import bayes_rate_difference
 from app.stats.bayes_effect import NormalPrior, bayes_normal
-from app.stats.bayes_rates import BetaComparison, BetaPrior, bayes_beta_binomial, bayes_prob_best
+from app.stats.bayes_rates import BetaComparison, bayes_beta_binomial, bayes_prob_best
+from app.stats.rate_belief import BetaPrior
 from app.stats.samples import Proportion
 from benchmarks.simulations.cells import Cell, Table, averaged, chain, counted, misses, percent, stream
 from benchmarks.simulations.populations import normal_sample

@@ -18,7 +18,15 @@ def send(client: httpx.Client, events: list[Json]) -> None:
 
 
 def begin(client: httpx.Client, experiment: Json, **body: Any) -> Json:
-    response = client.post(f"/experiments/{experiment['key']}/calibrations", json=body)
+    """Begin one as soon as the process has ended its last one, on which somebody who cancels does not wait for ever."""
+    response = httpx.Response(429)
+
+    def is_answered() -> bool:
+        nonlocal response
+        response = client.post(f"/experiments/{experiment['key']}/calibrations", json=body)
+        return response.status_code != 429
+
+    wait_until(is_answered, "there is room for a calibration", within_s=WITHIN_S)
     assert response.status_code == 202, response.text
     begun: Json = response.json()
     path = f"/api/v1/experiments/{experiment['id']}/calibrations/{begun['id']}"

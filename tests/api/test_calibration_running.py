@@ -22,10 +22,11 @@ def sold(client: httpx.Client) -> Json:
 
 
 def test_calibration__one_is_running__refuses_another_and_shows_it_from_any_process(
-    client: httpx.Client, second_service: ServiceProcess, client_of: MakeClient, sold: Json
+    client: httpx.Client, service: ServiceProcess, second_service: ServiceProcess, client_of: MakeClient, sold: Json
 ) -> None:
     elsewhere = client_of(second_service)
     begun = begin(client, sold, resplits=2500, metrics=["conversion_rate", "value_per_user", "avg_value"])
+    held_up = _held_up(service)
 
     refused = client.post(f"/experiments/{sold['key']}/calibrations", json={})
     assert int(refused.headers["retry-after"]) > 0
@@ -33,27 +34,34 @@ def test_calibration__one_is_running__refuses_another_and_shows_it_from_any_proc
     assert read(elsewhere, begun)["status"] == "running"
     # The limit is one for each process.
     assert until_ended(elsewhere, begin(elsewhere, sold, resplits=100))["status"] == "done"
+    assert read(elsewhere, begun)["status"] == "running"
+    for helper in held_up:
+        helper.resume()
     assert until_ended(elsewhere, begun)["result"] == read(client, begun)["result"]
 
 
 def test_calibration__while_one_runs__assignment_is_as_quick_as_ever(client: httpx.Client, sold: Json) -> None:
-    def slowest_of_most() -> float:
-        took = []
-        for number in range(80):
-            started = time.perf_counter()
-            client.get(f"/experiments/{sold['key']}/assignment/{unique(f'quick-{number}')}").raise_for_status()
-            took.append(time.perf_counter() - started)
-        return sorted(took)[int(0.9 * len(took))]
+    def took() -> float:
+        started = time.perf_counter()
+        client.get(f"/experiments/{sold['key']}/assignment/{unique('quick')}").raise_for_status()
+        return time.perf_counter() - started
 
-    before = slowest_of_most()
-    begun = begin(client, sold, resplits=4000, metrics=["conversion_rate", "value_per_user", "avg_value"])
-    meanwhile = slowest_of_most()
-    still_running = read(client, begun)["status"] == "running"
-    until_ended(client, begun)
+    before = [took() for _ in range(80)]
+    begun = begin(client, sold, resplits=10_000, metrics=["conversion_rate", "value_per_user", "avg_value"])
+    meanwhile: list[float] = []
+    # However quick or slow the machine is, only what was asked while the calibration ran is counted.
+    while len(meanwhile) < 80 and read(client, begun)["status"] == "running":
+        meanwhile.append(took())
+    _cancel(client, begun)
 
-    assert still_running
+    # Its process alone takes longer to start than so many requests.
+    assert len(meanwhile) >= 10
     # Machines that run tests have other things to do as well.
-    assert meanwhile < max(20 * before, 0.2)
+    assert _slowest_of_most(meanwhile) < max(20 * _slowest_of_most(before), 0.2)
+
+
+def _slowest_of_most(seconds: list[float]) -> float:
+    return sorted(seconds)[int(0.9 * len(seconds))]
 
 
 def _client(service: ServiceProcess) -> httpx.Client:
@@ -83,13 +91,28 @@ def _users_in_the_history(client: httpx.Client, experiment_id: int) -> int:
     return sizes()[0]
 
 
-def _begin_long(client: httpx.Client, service: ServiceProcess) -> Json:
-    """Begin a calibration that goes on for a while, and wait until its process is there."""
+def _begin_long(client: httpx.Client, service: ServiceProcess, *, stands_still: bool = True) -> Json:
+    """Begin a calibration that goes on for a while, and wait until its process is there.
+
+    On a quick machine a while is not long, so that the process is held up, and never ends by itself.
+    """
     experiment = make_experiment(client)
     ask_many(client, experiment, [unique("user") for _ in range(1000)])
     begun = begin(client, experiment, resplits=10_000)
-    wait_until(lambda: bool(_helpers(service)), "the helping process is there")
+    if stands_still:
+        _held_up(service)
+    else:
+        wait_until(lambda: bool(_helpers(service)), "the helping process is there")
     return begun
+
+
+def _held_up(service: ServiceProcess) -> list[psutil.Process]:
+    """Have the service's calibration stand still, and return the process that works on it."""
+    wait_until(lambda: bool(_helpers(service)), "the helping process is there")
+    found = _helpers(service)
+    for helper in found:
+        helper.suspend()
+    return found
 
 
 def _cancel(client: httpx.Client, begun: Json) -> httpx.Response:
@@ -105,7 +128,8 @@ def test_calibration__cancelled__ends_at_once_and_stays_so(client: httpx.Client,
     cancelled = response.json()
     assert (cancelled["status"], cancelled["result"], cancelled["reason"]) == ("cancelled", None, None)
     assert cancelled["ended_at"] is not None
-    assert _helpers(service) == []
+    # The request waits a second for it, which is not enough on every machine.
+    wait_until(lambda: not _helpers(service), "the helping process is gone", within_s=WITHIN_S)
     assert _cancel(client, begun).json() == read(client, begun) == cancelled
     # There is room for another one.
     assert calibrated(client, {**begun, "id": begun["experiment_id"], "key": begun["experiment_id"]}, resplits=100)
@@ -121,7 +145,7 @@ def test_calibration__cancelled_in_another_process__ends_soon(
     cancelled = _cancel(client_of(second_service), begun).json()
 
     assert cancelled["status"] == "cancelled"
-    wait_until(lambda: not _helpers(service), "the helping process is gone", within_s=5)
+    wait_until(lambda: not _helpers(service), "the helping process is gone", within_s=WITHIN_S)
     assert read(client, begun) == cancelled
 
 
@@ -194,6 +218,7 @@ def test_calibration__whoever_works_on_it_ends__has_failed_with_the_reason(tmp_p
         assert found[""]["complete_until"] is not None
         service.rows("DELETE FROM dropped_partitions")
 
-        _begin_long(client, service)
+        # It hears by itself that nobody is there any more.
+        _begin_long(client, service, stands_still=False)
         service.kill()
         assert service.left_behind() == []

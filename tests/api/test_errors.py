@@ -387,7 +387,10 @@ def test_query__mean_of_a_prior_without_its_deviation__is_refused(client: httpx.
 @pytest.mark.parametrize("path", ["/experiments/{e}/pause", "/experiments/{e}/archive", "/experiments/none/start"])
 @pytest.mark.parametrize(
     ("content", "field"),
-    [('{"reason": "holidays"}', "reason"), ("[1]", "body"), ("x=1", "body"), ('"\\ud800"', "body"), ("7", "body")],
+    [
+        *(('{"reason": "holidays"}', "reason"), ("[1]", "body"), ("[[]]", "body"), ('"\\ud800"', "body")),
+        *(('" "', "body"), ("7", "body"), ("0", "body"), ("false", "body")),
+    ],
 )
 def test_body__where_none_is_taken__is_refused(
     client: httpx.Client, key: str, path: str, content: str, field: str
@@ -396,7 +399,34 @@ def test_body__where_none_is_taken__is_refused(
     assert "this path takes no body; remove it" in problem["detail"]
 
 
-@pytest.mark.parametrize("content", ["", " ", "{}", "null"])
+@pytest.mark.parametrize(
+    ("content", "media_type", "status"),
+    [
+        *(("x=1", "application/json", 400), ("{", "application/json", 400), ("NaN", None, 400)),
+        *(("{}", "text/plain", 415), ("x=1", "application/x-www-form-urlencoded", 415)),
+        (" " * (1024 * 1024 + 1), "application/json", 413),
+    ],
+    ids=["form", "cut", "NaN", "text", "form by its own account", "long"],
+)
+@pytest.mark.parametrize(("method", "path"), [("POST", "/pause"), ("DELETE", ""), ("DELETE", "/overrides/u")])
+def test_body__that_is_no_json_where_none_is_taken__is_refused_as_everywhere(
+    client: httpx.Client, key: str, method: str, path: str, content: str, media_type: str | None, status: int
+) -> None:
+    headers = {} if media_type is None else {"Content-Type": media_type}
+    response = client.request(method, f"/experiments/{key}{path}", content=content, headers=headers)
+    expect_problem(response, status)
+
+
+@pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded"])
+def test_body__of_no_length_where_none_is_taken__may_be_of_any_media_type(
+    client: httpx.Client, media_type: str
+) -> None:
+    experiment = make_experiment(client)
+    paused = client.post(f"/experiments/{experiment['id']}/pause", headers={"Content-Type": media_type})
+    assert (paused.status_code, paused.json()["status"]) == (200, "paused")
+
+
+@pytest.mark.parametrize("content", ["", " ", "{}", "null", "[]", '""', " [ ]\n"])
 def test_body__that_says_nothing_where_none_is_taken__is_let_through(client: httpx.Client, content: str) -> None:
     experiment = make_experiment(client)
     paused = client.post(f"/experiments/{experiment['id']}/pause", content=content, headers=_json())

@@ -156,6 +156,28 @@ def test_metric__changed_into_none__is_422_and_stays(client: httpx.Client) -> No
     assert client.get(f"/metrics/{metric['id']}").json() == metric
 
 
+def test_metric__stored_before_blank_types_were_refused__can_be_changed_and_archived(
+    service: ServiceProcess, client: httpx.Client
+) -> None:
+    metric = _make(client, event_type="buy", cap=5)
+    of_blanks = "UPDATE metric_versions SET recipe = jsonb_set(recipe, '{selections,0,event_types}', $2::jsonb)"
+    service.rows(f"{of_blanks} WHERE metric_id = $1", metric["id"], '[" "]')
+    path = f"/metrics/{metric['id']}"
+
+    renamed = client.patch(path, json={"name": "Sales"})
+    archived = client.patch(path, json={"archived": True})
+    restored = client.patch(path, json={"archived": False, "cap": None})
+
+    for response in (renamed, archived, restored):
+        assert response.status_code == 200, response.text
+        assert response.json()["event_types"] == [" "]
+    assert (renamed.json()["name"], renamed.json()["version"]) == ("Sales", 2)
+    assert archived.json()["archived_at"] is not None
+    assert (restored.json()["cap"], restored.json()["archived_at"]) == (None, None)
+    expect_problem(client.patch(path, json={"event_types": [" "]}), 422, field="event_types.0")
+    assert client.patch(path, json={"event_type": "buy"}).json()["event_types"] == ["buy"]
+
+
 def _plan_with(metric: Json, **fields: Any) -> Json:
     return {"metrics": [{"metric": metric["key"], "role": "secondary"}], **fields}
 

@@ -53,6 +53,12 @@ def test_openapi__every_operation__says_what_it_and_its_parameters_do(document: 
             assert all(content.get("schema") for content in answer.get("content", {}).values()), f"{where} {status}"
 
 
+def test_openapi__whatever_can_be_sent_a_body__may_refuse_it(document: Json) -> None:
+    for where, operation in _operations(document):
+        if not where.lower().startswith("get"):
+            assert {"400", "413", "415"} <= set(operation["responses"]), where
+
+
 def test_openapi__every_body__has_examples_that_it_takes(document: Json) -> None:
     schemas = document["components"]["schemas"]
     tried = 0

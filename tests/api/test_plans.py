@@ -96,6 +96,39 @@ def test_population__after_the_start__may_leave_out_others_and_not_change_exposu
     assert entry["details"]["population"]["exclude_users"] == ["bot"]
 
 
+def test_population__stored_before_blank_types_were_refused__is_shown_and_keeps_nobody_from_anything(
+    service: ServiceProcess, client: httpx.Client
+) -> None:
+    population: Json = {"exposure": "event", "exposure_event_type": "seen", "exclude_users": ["qa"]}
+    experiment = make_experiment(client, state="draft", population=population)
+    metric = client.post("/metrics", json={"key": unique("blank"), "kind": "sum", "event_type": "buy"}).json()
+    path = f"/experiments/{experiment['id']}"
+    client.patch(path, json={"plan": {"metrics": [{"metric": metric["key"], "role": "primary"}]}}).raise_for_status()
+    # Draft and metric as a release before has left them: nothing told this one's memory.
+    service.rows(
+        "UPDATE experiments SET population = jsonb_set(population, '{exposure_event_type}', '\" \"') WHERE id = $1",
+        experiment["id"],
+    )
+    service.rows(
+        "UPDATE metric_versions SET recipe = jsonb_set(recipe, '{selections,0,event_types}', '[\" \"]')"
+        " WHERE metric_id = $1",
+        metric["id"],
+    )
+
+    renamed = client.patch(path, json={"name": "Another name"})
+    started = client.post(f"{path}/start")
+
+    for response in (renamed, started, client.get(path)):
+        assert response.status_code == 200, response.text
+        assert response.json()["population"]["exposure_event_type"] == " "
+    attached = client.get(f"{path}/metrics").json()["items"]
+    assert [item["recipe"]["event_types"] for item in attached] == [[" "]]
+    assert client.get(f"{path}/plan").status_code == 200
+    assert client.get(f"{path}/results").status_code == 200
+    for move in ("pause", "resume", "complete", "archive"):
+        take(client, experiment, move)
+
+
 def test_population__of_an_archived_experiment__stays(client: httpx.Client) -> None:
     experiment = make_experiment(client, state="archived")
     response = client.patch(f"/experiments/{experiment['id']}", json={"population": {"exclude_users": ["x"]}})

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.results.observed import PLACES
 from tests.conftest import shared_stores
 from tests.factories import Json, expect_problem, make_experiment, unique
 from tests.psql import pasted
@@ -174,7 +175,7 @@ def test_cohorts__explained__are_counted_by_the_pasted_query(novel: Told, servic
     users: dict[datetime, int] = {}
     for row in rows:
         if row["kind"] == "entry":
-            since = begins[str(int(row["variant_id"]) % 64)]
+            since = begins[str(int(row["variant_id"]) % PLACES)]
             users[since] = users.get(since, 0) + int(row["users"])
     assert users == {FIRST + timedelta(days=number): 2 * USERS for number in range(6)}
     assert any("`cohort`" in note for note in explained["notes"])

@@ -25,6 +25,7 @@ from app.stats import (
 from app.stats.comparisons import Comparison
 from app.stats.distributions import Alternative, Distribution
 from app.stats.effects import Scale
+from app.stats.rate_belief import BetaPrior
 from app.stats.samples import CovariateSample, MeanSample, Proportion, RatioSample
 
 # A case's values are whatever its JSON holds.
@@ -248,7 +249,7 @@ def bayes_beta_binomial(
     belief = bayes_rates.bayes_beta_binomial(
         proportion(control),
         proportion(treatment),
-        prior=bayes_rates.BetaPrior(alpha=prior_alpha, beta=prior_beta),
+        prior=BetaPrior(alpha=prior_alpha, beta=prior_beta),
         credibility=credibility,
     )
     return {
@@ -266,7 +267,7 @@ def bayes_beta_binomial(
 def bayes_prob_best(*, arms: Sequence[Arm], prior_alpha: float = 1.0, prior_beta: float = 1.0) -> Result:
     chances = bayes_rates.bayes_prob_best(
         [proportion(arm) for arm in arms],
-        prior=bayes_rates.BetaPrior(alpha=prior_alpha, beta=prior_beta),
+        prior=BetaPrior(alpha=prior_alpha, beta=prior_beta),
     )
     return {"prob_best": list(chances)}
 

@@ -1,6 +1,7 @@
 """Recipes between JSON and values, and what is refused."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -13,7 +14,17 @@ from app.metrics.builtin import BUILT_IN_KEYS, COMPARABLE_KEYS, built_in
 from app.metrics.documents import recipe_document
 from app.metrics.examples import EXAMPLES
 from app.metrics.schemas import MetricChange, MetricIn, RecipeOut
-from app.metrics.values import Direction, Kind, Metric, MetricSpec, Operator, PropertyFilter, Recipe
+from app.metrics.values import (
+    Direction,
+    Kind,
+    Metric,
+    MetricSpec,
+    Operator,
+    PropertyFilter,
+    Recipe,
+    Selection,
+    ValueSource,
+)
 from tests.unit.metrics.recipes import recipes
 
 
@@ -252,6 +263,41 @@ def test_change__that_makes_no_metric__is_refused_by_field() -> None:
             MetricChange.model_validate(sent).applied_to(metric)
         problems: Any = refused.value.extensions["errors"]
         assert [problem["field"] for problem in problems] == [field]
+
+
+# What nobody could send any more.
+_BLANK = Selection((" ",), (PropertyFilter("\n", Operator.IN, ()),), ValueSource.PROPERTY, "")
+_ODD = (
+    Recipe(kind=Kind.CONVERSION, selections=(Selection(("", "\u200b")),), window_s=0, covariate_days=9999),
+    Recipe(kind=Kind.SUM, selections=(_BLANK,), window_from_s=5, window_s=2, cap=-1.0),
+    Recipe(kind=Kind.RATIO, selections=(_BLANK,), denominator=_BLANK),
+    Recipe(kind=Kind.FUNNEL, selections=(Selection((" ",)), Selection((" ",)))),
+    Recipe(kind=Kind.RETENTION, selections=(Selection((" ",)),), first_day=9, last_day=5),
+    Recipe(kind=Kind.QUANTILE, selections=(_BLANK,), quantile=1.0),
+)
+
+
+@pytest.mark.parametrize("recipe", _ODD, ids=lambda recipe: recipe.kind)
+def test_change__recipe_stored_before_a_rule_was_made__stays_as_it_is(recipe: Recipe) -> None:
+    metric = replace(_stored(kind="sum"), key="conversion_rate", name=" ", unit="", recipe=recipe)
+
+    spec = MetricChange.model_validate({"description": "Another one."}).applied_to(metric)
+
+    assert (spec.recipe, spec.key, spec.name, spec.unit) == (recipe, "conversion_rate", " ", "")
+    assert spec.description == "Another one."
+
+
+def test_change__recipe_stored_before_a_rule_was_made__is_mended_by_what_is_sent_and_keeps_the_rest() -> None:
+    metric = replace(_stored(kind="sum"), recipe=_ODD[1])
+
+    mended = MetricChange.model_validate({"event_type": "buy", "filters": None, "cap": 7}).applied_to(metric).recipe
+
+    (selection,) = mended.selections
+    assert selection == Selection(("buy",), (), ValueSource.PROPERTY, "")
+    assert (mended.cap, mended.window_from_s, mended.window_s) == (7.0, 5, 2)
+    with pytest.raises(Invalid) as refused:
+        MetricChange.model_validate({"winsorize": 0.9}).applied_to(metric)
+    assert "not both" in refused.value.detail
 
 
 def test_change__of_key_or_kind__is_refused() -> None:

@@ -26,6 +26,7 @@ _RATIO: dict[str, Any] = {
     "correlation": 0.7,
 }
 _QUANTILE: dict[str, Any] = {"kind": "quantile", "baseline": 120.0, "quantile": 0.95, "density": 0.002}
+_FALLING: dict[str, Any] = {"kind": "mean", "baseline": -10.0, "std": 3.0, "mde_relative": 0.1, "n_control": None}
 
 
 @pytest.mark.parametrize("kind", ["retention", "funnel"])
@@ -77,6 +78,21 @@ def test_complete__covariate__takes_the_square_of_the_correlation_off_the_size(f
     assert adjusted == pytest.approx(0.64 * plain, rel=2e-3)
 
 
+@pytest.mark.parametrize(("alternative", "share"), [("greater", -0.1), ("less", 0.1)])
+def test_complete__baseline_below_zero__a_relative_effect_is_found_on_the_side_where_it_lies(
+    alternative: str, share: float
+) -> None:
+    fields = {**_FALLING, "mde_relative": share, "alternative": alternative, "power": 0.8}
+
+    found = _complete(**fields)
+
+    assert found.effect == -10.0 * share
+    assert found.n_control == _complete(**{**fields, "mde_relative": None, "mde_absolute": -10.0 * share}).n_control
+    power = _complete(**{**fields, "power": None, "n_control": found.n_control}).power
+    assert power is not None
+    assert 0.8 <= power < 0.81
+
+
 @given(
     st.sampled_from([{"baseline": 0.2}, {"kind": "mean", "std": 2.0}, _RATIO, _QUANTILE]),
     st.floats(-0.95, 0.95),
@@ -116,6 +132,13 @@ def test_complete__effect_then_power__leads_back(
         ({"baseline": 0.1, "power": None, "mde_relative": 0.1, "mde_absolute": 0.1}, "mde_relative", "not both"),
         ({"baseline": 0.1, "power": None, "mde_relative": 0.0}, "mde_relative", "must not be 0"),
         ({"baseline": 0.1, "power": None, "mde_absolute": -0.1, "alternative": "greater"}, "mde_absolute", "sign"),
+        (
+            {**_FALLING, "alternative": "greater"},
+            "mde_relative",
+            "an effect of -1, which this share of the baseline is",
+        ),
+        ({**_FALLING, "mde_relative": -0.1, "alternative": "less"}, "mde_relative", "an effect of 1, which this share"),
+        ({**_FALLING, "baseline": 1e-200, "mde_relative": 1e-200}, "mde_relative", "must not be 0"),
         ({"baseline": 0.1, "power": None, "mde_absolute": 0.95}, "mde_absolute", "between 0 and 1"),
         ({"baseline": 0.1, "power": 0.05}, "power", "more than alpha, which is 0.05"),
     ],

@@ -6,7 +6,7 @@ from scipy import stats
 
 from app.reports.posterior import Beta, Density, density_of_normal, density_of_rates
 from app.stats.bayes_difference import bayes_rate_difference
-from app.stats.bayes_rates import BetaPrior
+from app.stats.rate_belief import BetaPrior
 from app.stats.samples import Proportion
 
 

@@ -7,8 +7,9 @@ import pytest
 from scipy import integrate, stats
 
 from app.stats.bayes_effect import NormalPrior, bayes_normal
-from app.stats.bayes_rates import BetaPrior, bayes_beta_binomial, bayes_prob_best
+from app.stats.bayes_rates import bayes_beta_binomial, bayes_prob_best
 from app.stats.effects import Scale
+from app.stats.rate_belief import BetaPrior
 from app.stats.reasons import NullReason
 from app.stats.samples import MeanSample, Proportion
 

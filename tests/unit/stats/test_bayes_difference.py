@@ -11,7 +11,8 @@ from scipy import integrate, stats
 from app.stats.bayes_best import prob_best_rate, prob_best_value
 from app.stats.bayes_difference import bayes_rate_difference
 from app.stats.bayes_effect import NormalPrior, bayes_normal
-from app.stats.bayes_rates import BetaPrior, bayes_beta_binomial, bayes_prob_best
+from app.stats.bayes_rates import bayes_beta_binomial, bayes_prob_best
+from app.stats.rate_belief import BetaPrior
 from app.stats.samples import MeanSample, Proportion
 
 _PAIRS = [

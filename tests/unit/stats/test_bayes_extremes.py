@@ -17,8 +17,9 @@ from scipy import special
 from app.stats.bayes_best import prob_best_rate, prob_best_value
 from app.stats.bayes_difference import RateDifference, bayes_rate_difference
 from app.stats.bayes_effect import EffectPosterior, NormalPrior, bayes_normal
-from app.stats.bayes_rates import BetaComparison, BetaPrior, bayes_beta_binomial, bayes_prob_best
+from app.stats.bayes_rates import BetaComparison, bayes_beta_binomial, bayes_prob_best
 from app.stats.effects import Scale
+from app.stats.rate_belief import BetaPrior
 from app.stats.reasons import NullReason
 from app.stats.samples import MeanSample, Proportion
 

@@ -17,11 +17,12 @@ import statsmodels.api as sm
 from scipy import integrate, stats
 
 from app.stats.bayes_effect import NormalPrior, bayes_normal
-from app.stats.bayes_rates import BetaPrior, bayes_beta_binomial, bayes_prob_best
+from app.stats.bayes_rates import bayes_beta_binomial, bayes_prob_best
 from app.stats.cuped import cuped_difference, cuped_estimates
 from app.stats.lift import LiftMethod, relative_lift
 from app.stats.means import value_interval, welch_t_test
 from app.stats.quantiles import quantile_ranks
+from app.stats.rate_belief import BetaPrior
 from app.stats.samples import CovariateSample, MeanSample, Proportion
 
 DATA = Path(__file__).parents[2] / "fixtures" / "nsw.csv"

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from app.stats.bayes_effect import NormalPrior, bayes_normal
-from app.stats.bayes_rates import BetaPrior, bayes_beta_binomial, bayes_prob_best
+from app.stats.bayes_rates import bayes_beta_binomial, bayes_prob_best
 from app.stats.cuped import cuped_difference, cuped_estimates
 from app.stats.distributions import Alternative, Distribution
 from app.stats.effects import Scale
@@ -29,6 +29,7 @@ from app.stats.proportions import (
     two_proportion_test,
     wilson_interval,
 )
+from app.stats.rate_belief import BetaPrior
 from app.stats.ratios import ratio_difference
 from app.stats.samples import CovariateSample, MeanSample, Proportion, RatioSample, Sample
 from app.stats.sequential import always_valid_interval, always_valid_lift
