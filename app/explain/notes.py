@@ -71,7 +71,8 @@ _EXPONENTS = (
 _REPEATED = (
     "One value is so far beyond others that these are lost in rounding beside it. So these metrics are measured again,"
     " by queries of their own, in finer units or with some variants alone: {keys}. Where two queries have the same"
-    " metric and `variant_id`, the later one counts."
+    " metric and `variant_id`, the later one counts. Where even that is too coarse, an answer has null, with"
+    " PRECISION_LOST, in place of what these rows say."
 )
 _QUANTILES = (
     "A quantile lies between the rows `neighbour` (ClickHouse: `q<number>_low`, `q<number>_high`); rows `clusters` say"

@@ -227,7 +227,8 @@ def _references(shape: Shape) -> tuple[Distribution, LiftMethod]:
 def _adjusted(control: MeasuredArm, treatment: MeasuredArm, confidence: float) -> Adjusted:
     """Compare the means after CUPED; a rate is the mean of its users' zeros and ones."""
     if control.covariate is None or treatment.covariate is None:
-        return WITHOUT_COVARIATE
+        reason = control.covariate_null_reason or treatment.covariate_null_reason
+        return WITHOUT_COVARIATE if reason is None else Adjusted(null_reason=reason)
     found = cuped_difference(control.covariate, treatment.covariate, confidence=confidence)
     lift = relative_lift(*found.estimates, confidence=confidence, method=LiftMethod.FIELLER_WELCH_T)
     return replace(adjusted_by(found.comparison, lift, found.variance_ratio), theta=found.theta)

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from app.metrics.values import Direction, Kind, Role
 from app.stats.intervals import Interval
+from app.stats.reasons import NullReason
 from app.stats.samples import ArmEstimate, CovariateSample, Sample
 
 
@@ -39,6 +40,8 @@ class MeasuredArm:
     sample: Sample
     # The metric with the same users' number from before their exposure, where there is one.
     covariate: CovariateSample | None = None
+    # Why there is none, where there should be one.
+    covariate_null_reason: NullReason | None = None
     # Rising in time; days on which nothing changed may be left out.
     daily: tuple[DailyArm, ...] = ()
     # An interval of the value that is better than the one of its variance, such as a quantile's by order statistics.

@@ -215,10 +215,13 @@ def _arm(recipe: Recipe, seen: ArmMeasured, confidence: float, *, adjusts: bool)
     if recipe.kind is Kind.QUANTILE:
         return _quantile(seen, confidence)
     if lost_of(seen).numbers:
-        return MeasuredArm(sample=_lost(seen.sums))
+        reason = None if recipe.covariate_days is None else NullReason.PRECISION_LOST
+        return MeasuredArm(sample=_lost(seen.sums), covariate_null_reason=reason)
+    covariate = _covariate(recipe, seen.sums) if adjusts else None
     return MeasuredArm(
         sample=_sample(recipe, seen.sums),
-        covariate=_covariate(recipe, seen.sums) if adjusts else None,
+        covariate=covariate,
+        covariate_null_reason=_reason_without_covariate(recipe, covariate, adjusts=adjusts),
         daily=_daily(recipe, seen),
         steps=seen.reached,
     )
@@ -237,15 +240,22 @@ def _sample(recipe: Recipe, sums: Sums) -> Sample:
 
 
 def _covariate(recipe: Recipe, sums: Sums) -> CovariateSample | None:
-    return covariate_sample_of(recipe, sums) if _in_range(sums) else None
+    in_range = _in_range(sums) and _are_small(sums.covariate, sums.covariate_squares, sums.covariate_products)
+    return covariate_sample_of(recipe, sums) if in_range else None
+
+
+def _reason_without_covariate(recipe: Recipe, covariate: CovariateSample | None, *, adjusts: bool) -> NullReason | None:
+    if recipe.covariate_days is None or covariate is not None:
+        return None
+    return NullReason.OUT_OF_RANGE if adjusts else NullReason.PRECISION_LOST
 
 
 def _in_range(sums: Sums) -> bool:
-    found = (
-        *(sums.numerator, sums.numerator_squares, sums.denominator, sums.denominator_squares, sums.products),
-        *(sums.covariate, sums.covariate_squares, sums.covariate_products),
-    )
-    return all(_is_small(value) or abs(value) <= LARGEST_SUM for value in found)
+    return _are_small(sums.numerator, sums.numerator_squares, sums.denominator, sums.denominator_squares, sums.products)
+
+
+def _are_small(*sums: Fraction) -> bool:
+    return all(_is_small(value) or abs(value) <= LARGEST_SUM for value in sums)
 
 
 def _is_small(value: Fraction) -> bool:

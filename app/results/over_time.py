@@ -15,6 +15,7 @@ from app.stats.distributions import two_sided_quantile
 from app.stats.effects import Effect, Scale, effect_of, welch_df
 from app.stats.exact import all_finite
 from app.stats.proportions import difference_of_proportions
+from app.stats.reasons import NullReason
 from app.stats.samples import ArmEstimate, Proportion, Sample
 from app.stats.sequential import always_valid_reach
 
@@ -31,11 +32,14 @@ def effects_over_time(
     treatments: by variant key. confidence: `None` leaves the intervals out.
     """
     if not metric.tested:
-        return tuple(EffectSeries(metric=metric.key, variant=key, points=(), null_reason=NO_TEST) for key in treatments)
+        return tuple(_without_points(metric, key, NO_TEST) for key in treatments)
     days = sorted({day.time for arm in (control, *treatments.values()) for day in arm.daily})
     before = _carried(control.daily, days)
     return tuple(
-        _series(metric, key, days, before, _carried(arm.daily, days), confidence) for key, arm in treatments.items()
+        _without_points(metric, key, NullReason.PRECISION_LOST)
+        if _is_lost(control) or _is_lost(arm)
+        else _series(metric, key, days, before, _carried(arm.daily, days), confidence)
+        for key, arm in treatments.items()
     )
 
 
@@ -92,9 +96,17 @@ def _series(
     points = tuple(
         _point(metric.shape, time, c, t, confidence) for time, c, t in zip(days, control, treatment, strict=True)
     )
-    return EffectSeries(
-        metric=metric.key, variant=variant, points=points, null_reason=None if points else NO_DAILY_DATA
-    )
+    if not points:
+        return _without_points(metric, variant, NO_DAILY_DATA)
+    return EffectSeries(metric=metric.key, variant=variant, points=points, null_reason=None)
+
+
+def _without_points(metric: Measured, variant: str, reason: str) -> EffectSeries:
+    return EffectSeries(metric=metric.key, variant=variant, points=(), null_reason=reason)
+
+
+def _is_lost(arm: MeasuredArm) -> bool:
+    return arm.sample.estimate().null_reason is NullReason.PRECISION_LOST
 
 
 def _point(shape: Shape, time: datetime, control: _State, treatment: _State, confidence: float | None) -> EffectPoint:

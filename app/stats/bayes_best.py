@@ -17,6 +17,8 @@ _FLAT = BetaPrior()
 # Standard deviations from a normal's mean at which the integration is cut; beyond the last lies less than 1e-15.
 _CUTS = np.array([-8.0, -6.0, -4.0, -2.5, -1.0, 0.0, 1.0, 2.5, 4.0, 6.0, 8.0])
 _RULE = np.polynomial.legendre.leggauss(12)
+# The least deviation beside the widest one of which the nodes around its mean are different doubles.
+_NARROWEST = 1e-100
 # The share of its mass by which the nodes may miss a density that they integrate.
 _MISSED = 1e-6
 
@@ -52,10 +54,10 @@ def prob_best_value(
     """
     if not arms:
         raise ValueError("the best of no arms does not exist")
-    origin = arms[0].estimate().value
+    origin = _narrowest(arms)
     moments: list[tuple[float, float]] = []
     for arm, prior in zip(arms, priors or [None] * len(arms), strict=True):
-        found = _posterior(arm, prior, origin or Fraction(0))
+        found = _posterior(arm, prior, origin)
         if found is None:
             return None
         moments.append(found)
@@ -64,7 +66,7 @@ def prob_best_value(
     unit = max(sd for _, sd in moments)
     means = [sign * mean / unit for mean, _ in moments]
     deviations = [sd / unit for _, sd in moments]
-    if not all_finite(*means) or min(deviations) < 1e-9:
+    if not all_finite(*means) or min(deviations) < _NARROWEST:
         return None
     cuts = np.concatenate([mean + _CUTS * sd for mean, sd in zip(means, deviations, strict=True)])
     # Cut there only: far apart normals leave nothing to integrate between them.
@@ -77,6 +79,13 @@ def prob_best_value(
     if not _are_integrated(densities):
         return None
     return shared_chances(densities, [np.asarray(special.ndtr(score)) for score in scores])
+
+
+def _narrowest(arms: Sequence[Sample]) -> Fraction:
+    """Return the value that is known best: beside it doubles are finest, and the narrowest density needs them most."""
+    known = [(found.variance, found.value) for found in (arm.estimate() for arm in arms) if found.variance is not None]
+    values = [(variance, value) for variance, value in known if value is not None]
+    return min(values)[1] if values else Fraction(0)
 
 
 def _are_integrated(densities: Sequence[Array]) -> bool:

@@ -58,9 +58,10 @@ def cochran_q(effects: Sequence[Effect]) -> Homogeneity:
 
 
 def _statistic(known: Sequence[tuple[float, float]]) -> float:
-    # By shares of the largest weight, which no scale of the data can overflow, and by distances from one of the
-    # effects, so that equal effects are equal.
-    smallest, base = min(variance for _, variance in known), min(estimate for estimate, _ in known)
+    # By shares of the largest weight, which no scale of the data can overflow, and by distances from the effect that is
+    # known best: equal effects are equal, and one that is far off, with the variance that goes with it, takes no digits
+    # from the others.
+    smallest, base = min((variance, estimate) for estimate, variance in known)
     total = math.fsum(smallest / variance for _, variance in known)
     weights = [smallest / variance / total for _, variance in known]
     distances = [estimate - base for estimate, _ in known]

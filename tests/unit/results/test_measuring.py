@@ -23,6 +23,7 @@ from app.results.measuring import (
     wanted_of,
     without_covariates,
 )
+from app.results.over_time import effects_over_time
 from app.results.values import NOTHING_WANTED, ArmObservations, Entries, Observations, Question, Slot, Wanted
 from app.stats.reasons import NullReason
 from app.stats.samples import MeanSample, Proportion, RatioSample
@@ -298,3 +299,35 @@ def test_metrics_of__value_far_beyond_before_the_exposure__leaves_the_raw_number
     assert found.of(1).covariate is None
     assert found.of(1).sample.estimate().value == 40
     assert any("nothing is adjusted" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("covariate", "unit", "reason"),
+    [
+        (Fraction(10) ** 602, Fraction(2) ** 900, NullReason.OUT_OF_RANGE),
+        (Fraction(400_000), Fraction(2) ** 8, NullReason.PRECISION_LOST),
+    ],
+)
+def test_metrics_of__covariate_that_cannot_be_used__takes_nothing_from_the_raw_numbers_and_says_why(
+    covariate: Fraction, unit: Fraction, reason: NullReason
+) -> None:
+    item = _stored("spend", kind=Kind.SUM, selections=_VIEWS, covariate_days=7)
+    arm = _summed(200, 8000, 400_000, Fraction(1, 2**50), unit)
+    odd = replace(arm, sums=replace(arm.sums, covariate_squares=covariate))
+
+    found = _measured(item, odd, odd)
+
+    compared = contrast(found, found.of(1), found.of(2), 0.95)
+    assert (compared.p_value, compared.null_reason) == (1.0, None)
+    assert (compared.adjusted.p_value, compared.adjusted.null_reason) == (None, reason)
+
+
+def test_metrics_of__arm_that_is_lost__has_no_days_either() -> None:
+    item = _stored("spend", kind=Kind.SUM, selections=_VIEWS)
+    large, hidden = _summed(200, 10**21, 10**42, Fraction(256)), _summed(200, 8000, 400_000, Fraction(256))
+    day = (DailySums(date(2026, 3, 1), large.sums),)
+    found = _measured(item, replace(large, daily=day), hidden)
+
+    (series,) = effects_over_time(found, found.of(2), {"treatment": found.of(1)}, 0.95)
+
+    assert (series.points, series.null_reason) == ((), NullReason.PRECISION_LOST)

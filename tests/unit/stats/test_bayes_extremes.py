@@ -272,3 +272,26 @@ def test_prob_best_rate__ten_equal_arms_of_many_units__share_it() -> None:
     found = prob_best_rate([Proportion(2**61, 2**62)] * 10)
 
     assert np.array(found) == pytest.approx(np.full(10, 0.1), abs=1e-12)
+
+
+def _values(*values: float) -> MeanSample:
+    exact = [Fraction(value) for value in values]
+    return MeanSample.from_sums(n=len(exact), sum_values=sum(exact), sum_squares=sum(value**2 for value in exact))
+
+
+@pytest.mark.parametrize("far", [1e13, 1e21, -1e30])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_prob_best_value__one_arm_is_hardly_known__the_others_keep_their_order(far: float, place: int) -> None:
+    near = [_values(1.0, 2.0, 3.0, 4.0), _values(2.0, 3.0, 4.0, 6.0)]
+    arms = [*near[:place], _values(far, 1.0, 2.0, 3.0), *near[place:]]
+    found = prob_best_value(arms)
+
+    assert found is not None
+    of_two = bayes_normal(*near).prob_treatment_better
+    wide = bayes_normal(near[0], arms[place]).prob_treatment_better
+    assert of_two is not None
+    assert wide is not None
+    assert found[place] == pytest.approx(wide, abs=1e-6)
+    # Which of the two is better has nothing to do with the third.
+    others = [chance for index, chance in enumerate(found) if index != place]
+    assert others == pytest.approx([(1 - wide) * (1 - of_two), (1 - wide) * of_two], abs=1e-6)

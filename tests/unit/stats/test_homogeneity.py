@@ -123,3 +123,13 @@ def test_cochran_q__effect_that_fades__is_found() -> None:
     assert found.p_value < 1e-4
     assert found.i_squared is not None
     assert 0.8 < found.i_squared < 1
+
+
+@pytest.mark.parametrize("far", [1e11, 1e19, -1e30, 1e150])
+def test_cochran_q__one_effect_far_off_and_hardly_known__takes_no_digits_from_the_others(far: float) -> None:
+    found = cochran_q(_effects(*_SOME, (far, far * far)))
+
+    ordinary = cochran_q(_effects(*_SOME)).statistic
+    assert ordinary is not None
+    # Its own share: it is one standard deviation from all others.
+    assert found.statistic == pytest.approx(ordinary + 1.0, rel=1e-9)
