@@ -8,6 +8,7 @@ import numpy as np
 from scipy import special
 
 from app.calibration.values import HISTOGRAM_BINS, AdjustedCalibration, Column, MetricCalibration
+from app.results.estimates import shown
 from app.stats.proportions import wilson_interval
 from app.stats.samples import Proportion, Sample
 
@@ -37,7 +38,7 @@ def judged(column: Column, whole: Sample, tested: Sequence[Tested], alpha: float
     return MetricCalibration(
         metric=column.metric,
         version=column.version,
-        value=None if value is None else float(value),
+        value=shown(value),
         resplits=len(tested),
         undefined=len(tested) - len(p_values),
         false_positives=found.false,

@@ -5,6 +5,7 @@ it is, and at last the result or why there is none. It gives way to everything e
 reads what it writes.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -17,9 +18,14 @@ from app.calibration.reading import read_users
 from app.calibration.resplits import calibrate
 from app.calibration.values import CalibrationResult, Job
 
+# Of the standard library: without being set up it writes to the standard error, where the service's own log goes, and
+# never to the standard output, where the result does.
+log = logging.getLogger(__name__)
+
 END = b"end\n"
 _PIECE_BYTES = 1024 * 1024
 _NICENESS = 10
+_MISTAKE = "An error of the service, in the process that worked on it; its log says which."
 
 
 class Said(msgspec.Struct, omit_defaults=True):
@@ -67,6 +73,12 @@ def work(source: BinaryIO, sink: BinaryIO) -> None:
         return
     except (CannotCalibrate, MemoryError) as error:
         say(Said(failure=str(error) or "The numbers of the control's users do not fit into memory."))
+        return
+    except BrokenPipeError:
+        raise
+    except Exception:  # The outermost loop of this process. Ending without a word would look as if it had been killed.
+        log.exception("calibration.worker_failed")
+        say(Said(failure=_MISTAKE))
         return
     say(Said(result=result))
 

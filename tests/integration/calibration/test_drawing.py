@@ -275,6 +275,51 @@ async def test_calibrate__absurd_values__are_no_harm_under_limits_and_lose_ratio
     assert found["views_by_spend"].null_reason == "PRECISION_LOST"
 
 
+@pytest.mark.parametrize("value", [1e11, 1.7e18, 1e300])
+async def test_calibrate__absurd_value_before_the_exposure__leaves_the_metrics_own_test_alone(
+    world: World, value: float
+) -> None:
+    experiment = await world.experiment()
+    assigned = [Assigned(f"user {number}", number % 2, _T0, _T0) for number in range(60)]
+    events = [
+        Happened(one.user_id, "buy", _T0 + hours * _HOUR, _T0 + hours * _HOUR, 0.1 * number + 7 + hours % 3)
+        for number, one in enumerate(assigned)
+        for hours in (-5, 5)
+    ]
+    before = Happened("user 2", "buy", _T0 - 4 * _HOUR, _T0 - 4 * _HOUR, value, properties={})
+    await world.store_hot(experiment, History(assigned, events=[*events, before]))
+    of = chosen(_metrics({"spend": _RECIPES["spend"]}), Wanted())
+
+    users = await _drawn(world, experiment, Source.HOT, of=of)
+    (found,) = calibrate(Job(resplits=100, seed=5, alpha=0.1, columns=of.columns), users).metrics
+
+    assert found.adjusted is not None
+    assert (found.undefined, found.null_reason, found.inside) == (0, None, True)
+    assert found.value == pytest.approx(np.mean([0.1 * number + 9 for number in range(0, 60, 2)]))
+    expected = (100, "OUT_OF_RANGE") if value == 1e300 else (0, None)
+    assert (found.adjusted.undefined, found.adjusted.null_reason) == expected
+
+
+@pytest.mark.parametrize("value", [1e11, 1e13, 1.7e18])
+async def test_calibrate__absurd_value_after_the_exposure__is_tested_in_every_split(world: World, value: float) -> None:
+    experiment = await world.experiment()
+    assigned = [Assigned(f"user {number}", number % 2, _T0, _T0) for number in range(60)]
+    events = [
+        Happened(one.user_id, "buy", _T0 + 5 * _HOUR, _T0 + 5 * _HOUR, 0.1 * number + 7)
+        for number, one in enumerate(assigned)
+    ]
+    absurd = Happened("user 2", "buy", _T0 + 6 * _HOUR, _T0 + 6 * _HOUR, value, properties={})
+    await world.store_hot(experiment, History(assigned, events=[*events, absurd]))
+    of = chosen(_metrics({"spend": replace(_RECIPES["spend"], covariate_days=None)}), Wanted())
+
+    users = await _drawn(world, experiment, Source.HOT, of=of)
+    (found,) = calibrate(Job(resplits=100, seed=5, alpha=0.1, columns=of.columns), users).metrics
+
+    # The one value decides everything, so that nothing is ever found.
+    assert (found.undefined, found.false_positives) == (0, 0)
+    assert found.value == pytest.approx(value / 30)
+
+
 class _Watched(ClickHouse):
     """A ClickHouse of which is known how many lines its longest answer had."""
 

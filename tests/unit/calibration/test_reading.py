@@ -157,3 +157,21 @@ def test_work__too_few_users__says_why() -> None:
 
 def test_work__cut_off__says_nothing() -> None:
     assert _said(_lines(200)) == []
+
+
+def test_work__anything_else_goes_wrong__says_that_it_was_not_killed(caplog: pytest.LogCaptureFixture) -> None:
+    (said,) = _said(b"not a line of numbers\n" + END)
+
+    assert said.result is None
+    assert said.failure is not None
+    assert "An error of the service" in said.failure
+    assert "ValueError" in caplog.text
+
+
+def test_work__nobody_reads_any_more__ends_without_a_reason() -> None:
+    class Gone(io.BytesIO):
+        def write(self, _: object) -> int:
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        work(io.BytesIO(msgspec.json.encode(_job()) + b"\n" + _lines(200) + END), Gone())

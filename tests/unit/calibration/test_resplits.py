@@ -19,10 +19,10 @@ from app.calibration.resplits import (
     halved,
 )
 from app.calibration.values import CalibrationResult, Column, Job, MetricCalibration
-from app.results.contrasts import contrast
-from app.results.measured import Measured, MeasuredArm
+from app.results.contrasts import Contrast, contrast
+from app.results.measured import Measured, MeasuredArm, Shape
 from app.stats.quantiles import quantile_ranks
-from app.stats.samples import MeanSample, Proportion, RatioSample
+from app.stats.samples import CovariateSample, MeanSample, Proportion, RatioSample
 
 _ONE_BY_ONE: dict[str, Any] = {"version": None, "unit": 1.0}
 _RATE = Column(metric="rate", shape="rate", **_ONE_BY_ONE)
@@ -315,3 +315,136 @@ def test_calibrate__value_far_beyond_all_others__decides_a_mean_and_leaves_no_ra
         assert found[key].p_value_histogram == found[f"exact {key}"].p_value_histogram
     assert found["below"].value is not None
     assert (found["below"].undefined, found["below"].null_reason) == (100, "PRECISION_LOST")
+
+
+def _exact_sample(numbers: UserNumbers, shape: str, kept: list[int]) -> MeasuredArm:
+    """Return the arm of some users from sums of fractions, which nothing is rounded in."""
+    x, y = ([Fraction(float(side[user])) for user in kept] for side in (numbers.numerator, numbers.denominator))
+    n, x_squares = len(kept), sum((a * a for a in x), Fraction(0))
+    if shape == "ratio":
+        ratio = RatioSample.from_sums(
+            n=n,
+            num_sum=sum(x, Fraction(0)),
+            num_sum_squares=x_squares,
+            den_sum=sum(y, Fraction(0)),
+            den_sum_squares=sum((b * b for b in y), Fraction(0)),
+            num_den_sum_products=sum((a * b for a, b in zip(x, y, strict=True)), Fraction(0)),
+        )
+        return MeasuredArm(sample=ratio)
+    sample = MeanSample.from_sums(n=n, sum_values=sum(x, Fraction(0)), sum_squares=x_squares)
+    if numbers.covariate is None:
+        return MeasuredArm(sample=sample)
+    z = [Fraction(float(numbers.covariate[user])) for user in kept]
+    covariate = CovariateSample.from_sums(
+        n=n,
+        post_sum=sample.sum_values,
+        post_sum_squares=x_squares,
+        pre_sum=sum(z, Fraction(0)),
+        pre_sum_squares=sum((c * c for c in z), Fraction(0)),
+        post_pre_sum_products=sum((a * c for a, c in zip(x, z, strict=True)), Fraction(0)),
+    )
+    return MeasuredArm(sample=sample, covariate=covariate)
+
+
+_WHO = replace(_MEAN, metric="who")
+
+
+@pytest.mark.parametrize("large", [1e7, 1e11, 1e13, 1.7e18, 1e21, 1e100])
+@pytest.mark.parametrize("side", ["mean", "numerator", "denominator", "both", "covariate", "value and covariate"])
+def test_calibrate__one_value_far_larger__every_split_has_the_p_values_of_exact_sums(
+    monkeypatch: pytest.MonkeyPatch, side: str, large: float
+) -> None:
+    users = 48
+    random = np.random.default_rng(5)
+    x, y, z = (random.lognormal(3, 0.8, users) for _ in range(3))
+    column, sides = {
+        "mean": (_MEAN, [x]),
+        "numerator": (_RATIO, [x]),
+        "denominator": (_RATIO, [y]),
+        "both": (_RATIO, [x, y]),
+        "covariate": (_ADJUSTED, [z]),
+        "value and covariate": (_ADJUSTED, [x, z]),
+    }[side]
+    for side_of_users in sides:
+        side_of_users[7] = large
+    numbers = UserNumbers(x, y, z if column is _ADJUSTED else None)
+    seen: list[tuple[MeasuredArm, MeasuredArm, Contrast]] = []
+
+    def watching(metric: Measured, control: MeasuredArm, treatment: MeasuredArm, confidence: float) -> Contrast:
+        seen.append((control, treatment, contrast(metric, control, treatment, confidence)))
+        return seen[-1][2]
+
+    monkeypatch.setattr("app.calibration.resplits.contrast", watching)
+    # The sum of powers of two says who is in a half.
+    who = UserNumbers(np.ldexp(np.ones(users), np.arange(users)), np.zeros(users))
+    found, _ = calibrate(_job(column, _WHO, resplits=100), Users([numbers, who], np.arange(users))).metrics
+
+    assert (found.undefined, found.null_reason) == (0, None)
+    for (_, _, own), (*halves, _) in zip(seen[::2], seen[1::2], strict=True):
+        sums = [half.sample.sum_values for half in halves if isinstance(half.sample, MeanSample)]
+        control, treatment = (
+            _exact_sample(numbers, column.shape, [user for user in range(users) if int(total) >> user & 1])
+            for total in sums
+        )
+        expected = contrast(Measured(key="", shape=Shape(column.shape), arms={}), control, treatment, 0.95)
+        assert own.p_value == pytest.approx(expected.p_value, rel=1e-8)
+        if column is _ADJUSTED:
+            assert own.adjusted.p_value == pytest.approx(expected.adjusted.p_value, rel=1e-8)
+        assert own.adjusted.null_reason == expected.adjusted.null_reason
+
+
+@pytest.mark.parametrize("large", [1e11, 1.7e18, 1e300])
+def test_calibrate__covariate_far_larger__the_metrics_own_test_is_that_without_covariates(large: float) -> None:
+    revenue, before = _population(1000)[1], _population(1000)[1][::-1].copy()
+    before[7] = large
+    nothing = np.zeros(1000)
+
+    job, plain = _job(_ADJUSTED, seed=4), _job(_MEAN, seed=4)
+    (found,) = calibrate(job, Users([UserNumbers(revenue, nothing, before)], np.arange(1000))).metrics
+    (alone,) = calibrate(plain, _users(revenue)).metrics
+
+    assert found.inside
+    assert (found.undefined, found.false_positives) == (0, alone.false_positives)
+    assert (found.p_value_histogram, found.value) == (alone.p_value_histogram, alone.value)
+    assert found.adjusted is not None
+    if large < 1e150:
+        assert (found.adjusted.undefined, found.adjusted.null_reason, found.adjusted.inside) == (0, None, True)
+    else:
+        assert (found.adjusted.undefined, found.adjusted.null_reason) == (1000, "OUT_OF_RANGE")
+
+
+@pytest.mark.parametrize("column", [_MEAN, _RATIO, _ADJUSTED])
+def test_calibrate__values_whose_squares_are_beyond_doubles__is_out_of_range(column: Column) -> None:
+    revenue, views = np.full((2, 200), 3.0)
+    revenue[7] = 1e300
+    numbers = UserNumbers(revenue, views, np.ones(200) if column is _ADJUSTED else None)
+
+    (found,) = calibrate(_job(column, resplits=100), Users([numbers], np.arange(200))).metrics
+
+    assert (found.undefined, found.null_reason, found.inside) == (100, "OUT_OF_RANGE", None)
+    assert found.value == pytest.approx(1e300 / (600 if column is _RATIO else 200))
+    assert found.adjusted is not None
+    assert (found.adjusted.undefined, found.adjusted.false_positive_rate) == (100, None)
+    assert found.adjusted.null_reason == ("OUT_OF_RANGE" if column is _ADJUSTED else "NO_COVARIATE")
+
+
+def test_calibrate__lost_in_rounding_beside_a_covariate_without_a_sum__says_so() -> None:
+    revenue, before = np.random.default_rng(3).lognormal(3, 0.8, (2, 400))
+    before[7] = 1e300
+    numbers = UserNumbers(_rounded(revenue, 256.0), np.zeros(400), before, unit=256.0, covariate_unit=2.0**935)
+
+    (found,) = calibrate(_job(_ADJUSTED, resplits=100), Users([numbers], np.arange(400))).metrics
+
+    assert (found.undefined, found.null_reason) == (100, "PRECISION_LOST")
+
+
+def test_calibrate__denominator_that_leaves_the_others_their_digits__is_tested_in_every_split() -> None:
+    random = np.random.default_rng(3)
+    revenue, views = random.lognormal(3, 0.8, 400), random.lognormal(2, 0.8, 400)
+    views[7] = 1e7
+    # Units are what values of that size are rounded to.
+    numbers = UserNumbers(revenue, _rounded(views, 2.0**-38), denominator_unit=2.0**-38)
+
+    (found,) = calibrate(_job(_RATIO, resplits=100), Users([numbers], np.arange(400))).metrics
+
+    assert (found.undefined, found.null_reason) == (0, None)
