@@ -316,14 +316,17 @@ async def test_measuring__absurd_values_under_limits__equal_from_every_source_an
             if lost_of(found) == _NOTHING_LOST:
                 _assert_close(found.sums, arm.sums)
             else:
-                # A limit has left an absurd value of another arm, so that totals that far apart are added up together.
-                assert any(
-                    other.sums.numerator_squares + other.sums.covariate_squares > 10**30 for other in arms.values()
-                )
+                # A limit has left an absurd value of another arm, or a denominator, which has none, holds one: totals
+                # that far apart are added up together.
+                assert any(max(_squares(other.sums)) > 10**30 for other in arms.values())
             if found.unit is None or found.unit <= _LEAST:
                 assert _numerators(found) == _numerators(arm)
             if found.covariate_unit is None or found.covariate_unit <= _LEAST:
                 assert _covariates(found) == _covariates(arm)
+
+
+def _squares(sums: Sums) -> tuple[Fraction, ...]:
+    return sums.numerator_squares, sums.denominator_squares, sums.covariate_squares
 
 
 _NOTHING_LOST = Lost(numbers=False, covariate=False)

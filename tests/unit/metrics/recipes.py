@@ -2,11 +2,22 @@
 
 from hypothesis import strategies as st
 
+from app.core.text import refuse_blank
 from app.metrics.values import Kind, Operator, PropertyFilter, Recipe, Selection, ValueSource
 
 _MOST_SECONDS = 3650 * 86_400
 
+
+def _is_visible(text: str) -> bool:
+    try:
+        refuse_blank(text)
+    except ValueError:
+        return False
+    return True
+
+
 names = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=20)
+event_types = names.filter(_is_visible)
 numbers = st.floats(allow_nan=False, allow_infinity=False).map(lambda number: number + 0.0)
 texts = st.text(st.characters(exclude_categories=("Cc", "Cs")), max_size=20)
 shares = st.floats(0.001, 0.999)
@@ -31,7 +42,7 @@ def selections(*sources: ValueSource) -> st.SearchStrategy[Selection]:
         lambda types, kept, source, name: Selection(
             tuple(types), tuple(kept), source, name if source is ValueSource.PROPERTY else None
         ),
-        st.lists(names, max_size=3, unique=True),
+        st.lists(event_types, max_size=3, unique=True),
         st.lists(filters(), max_size=3),
         st.sampled_from(sources or (ValueSource.VALUE,)),
         names,
@@ -40,7 +51,7 @@ def selections(*sources: ValueSource) -> st.SearchStrategy[Selection]:
 
 @st.composite
 def _steps(draw: st.DrawFn) -> tuple[Selection, ...]:
-    types = draw(st.lists(names, min_size=2, max_size=5, unique=True))
+    types = draw(st.lists(event_types, min_size=2, max_size=5, unique=True))
     return tuple(Selection((type_,), tuple(draw(st.lists(filters(), max_size=2)))) for type_ in types)
 
 
