@@ -17,9 +17,9 @@ from app.measurement.values import ArmMeasured, Measured, Sums
 
 # Where an arm's root mean square total is not so many units, numbers that are shown are wrong: each event is rounded by
 # up to half a unit. Beyond it they are right to about a part in 10**9.
-_COARSE = 10**9
+COARSE = 10**9
 # Where it is not so many, another look is worth it; ordinary values are far from that.
-_ROUGH = 10**10
+ROUGH = 10**10
 # The same where all totals are 0, by their values or by rounding: the unit of ordinary values is far below.
 _COARSE_BESIDE_NOTHING = Fraction(1, 10**9)
 # On a day of a series nobody may have done anything yet, and its units are not made finer: what rounds to 0 there has
@@ -50,7 +50,7 @@ class Lost:
 
 def lost_of(arm: ArmMeasured) -> Lost:
     """Tell what of a metric is lost in an arm, however often it was measured."""
-    x, y, z = (_Seen.of(arm, side).has_not(_COARSE, _COARSE_BESIDE_NOTHING) for side in "xyz")
+    x, y, z = (_Seen.of(arm, side).has_not(COARSE, _COARSE_BESIDE_NOTHING) for side in "xyz")
     return Lost(numbers=x or y, covariate=z)
 
 
@@ -59,7 +59,7 @@ def are_lost_on_a_day(arm: ArmMeasured, sums: Sums) -> bool:
 
     sums: those of the day.
     """
-    return any(_Seen.on(arm, sums, side).has_not(_COARSE, _COARSE_ON_A_DAY_OF_NOTHING) for side in "xy")
+    return any(_Seen.on(arm, sums, side).has_not(COARSE, _COARSE_ON_A_DAY_OF_NOTHING) for side in "xy")
 
 
 def once_more(plan: Plan, seen: Measured) -> Sequence[Plan]:
@@ -119,6 +119,12 @@ def units_of(plan: Plan, seen: Measured) -> Finer:
     }
 
 
+def are_fewer_than(units: int, unit: Fraction, n: int, squares: Fraction) -> bool:
+    """Tell whether the root mean square of `n` numbers, whose sum of squares is given, is less than so many units."""
+    # squares < n (units * unit)**2, without fractions, whose products are slow.
+    return squares.numerator * unit.denominator**2 < n * (units * unit.numerator) ** 2 * squares.denominator
+
+
 @dataclass(frozen=True, slots=True)
 class _Seen:
     """One side of a metric in one arm: its unit, users who may have a number other than 0, and sum of squares."""
@@ -145,9 +151,7 @@ class _Seen:
             return False
         if not self.squares:
             return self.unit > beside_nothing
-        # squares < n (units * unit)**2, without fractions, whose products are slow.
-        over, under = self.squares.numerator, self.squares.denominator
-        return over * self.unit.denominator**2 < self.n * (units * self.unit.numerator) ** 2 * under
+        return are_fewer_than(units, self.unit, self.n, self.squares)
 
 
 def _squares(sums: Sums, side: str) -> Fraction:
@@ -163,7 +167,7 @@ def _rough_sides(measure: Measure, arms: Sequence[ArmMeasured]) -> Sequence[str]
     return [
         side
         for side in measure.refinable
-        if any(_Seen.of(arm, side).has_not(_ROUGH, _COARSE_BESIDE_NOTHING) for arm in arms)
+        if any(_Seen.of(arm, side).has_not(ROUGH, _COARSE_BESIDE_NOTHING) for arm in arms)
     ]
 
 

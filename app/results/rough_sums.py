@@ -7,24 +7,21 @@ without such a value may have no number of its own left then, although nothing i
 from collections.abc import Iterator
 from fractions import Fraction
 
+from app.measurement.precision import COARSE, ROUGH, are_fewer_than
 from app.results.values import ArmObservations, Observations, ValueSums
 
-# In so many units the root mean square value of an arm is known to more digits than are of use.
-_ENOUGH = 10**10
-# In fewer, numbers that are shown are wrong.
-_LEAST = 10**7
-# The same where all totals are 0, by their values or by rounding: what is less than this may be lost.
+# Where all totals are 0, by their values or by rounding, what is less than this may be lost.
 _NOTHING = Fraction(1, 10**6)
 
 
 def are_rough(seen: Observations) -> bool:
     """Tell whether the values of an arm, or of a segment's, are worth another look in finer units."""
-    return any(_has_not(_ENOUGH, arm.sums) for arm in _arms(seen))
+    return any(_has_not(ROUGH, arm.sums) for arm in _arms(seen))
 
 
 def is_lost(sums: ValueSums) -> bool:
     """Tell whether an arm's values are too small for the unit that they were rounded to."""
-    return _has_not(_LEAST, sums)
+    return _has_not(COARSE, sums)
 
 
 def _arms(seen: Observations) -> Iterator[ArmObservations]:
@@ -39,4 +36,4 @@ def _has_not(units: int, sums: ValueSums) -> bool:
         return False
     if not sums.total_squares:
         return sums.unit > _NOTHING
-    return sums.total_squares < sums.counts * (units * sums.unit) ** 2
+    return are_fewer_than(units, sums.unit, sums.counts, sums.total_squares)
