@@ -12,7 +12,7 @@ from _pytest.nodeid import coerce_node_id
 from tests.factories import Json, unique
 from tests.service_process import TOKEN, ServiceProcess, running_service
 
-# Shared machines pause at will; a slow example is no failure.
+# Shared machines pause at will; a slow example is no failure. Where CI is set, Hypothesis draws the same in every run.
 hypothesis.settings.register_profile("project", deadline=None, max_examples=60)
 hypothesis.settings.load_profile("project")
 

@@ -1,5 +1,6 @@
 """Exports of what PostgreSQL has dropped and ClickHouse still has: the same bytes as before, or a refusal."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -354,29 +355,37 @@ async def test_events__history_exchanged_meanwhile__never_look_whole(world: Worl
     assert not b"".join(pieces).endswith(b"]\n")
 
 
-async def test_events__being_brought__hold_up_no_transaction_and_leave_no_connection(
+async def test_events__being_brought_to_a_slow_reader__hold_up_no_transaction(
     world: World, service: ExportService
 ) -> None:
     experiment = await _plain_world(world)
     await drop(world, experiment, _BEFORE)
-    ids: list[int | None] = []
+    pieces: list[bytes] = []
 
-    async def write(_piece: bytes) -> None:
-        async with world.database.read() as connection:
-            found = await connection.execute(
-                text(
-                    "SELECT CAST(CAST(backend_xid AS text) AS bigint) FROM pg_stat_activity"
-                    " WHERE application_name = 'experimentation-export' AND datname = current_database()"
-                )
-            )
-            ids.extend(found.scalars())
+    async def write(piece: bytes) -> None:
+        # The reader takes nothing more until no transaction has an id: so none that has one waits for the reader.
+        async with asyncio.timeout(10):
+            while await _transaction_ids_of_exports(world):  # noqa: ASYNC110  # What is awaited is PostgreSQL.
+                await asyncio.sleep(0.01)
+        pieces.append(piece)
 
     export = await service.events(experiment.project_id, experiment.key, ExportFormat.CSV, _ALL, counted=True)
     await export.produce(write)
 
-    # Two connections while the newer events are written, one for the older ones.
-    assert len(ids) >= 3
-    assert set(ids) == {None}
+    # Some of the newer events, and some of the older ones.
+    assert len(pieces) >= 2
+
+
+async def _transaction_ids_of_exports(world: World) -> list[int]:
+    """Return the ids of running transactions; a connection that has just ended clears away its tables in one."""
+    async with world.database.read() as connection:
+        found = await connection.execute(
+            text(
+                "SELECT CAST(CAST(backend_xid AS text) AS bigint) FROM pg_stat_activity WHERE backend_xid IS NOT NULL"
+                " AND application_name = 'experimentation-export' AND datname = current_database()"
+            )
+        )
+        return list(found.scalars())
 
 
 async def test_events__month_dropped_while_the_export_begins__is_asked_for_again(
