@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from app.exports.values import Column, Holds
-from app.results.answer import MetricResult, Results, VariantResult
+from app.results.answer import Results
 from app.results.comparison_values import ComparisonResult
+from app.results.variant_values import MetricResult, VariantResult
 
 Row = Mapping[str, Any]
 

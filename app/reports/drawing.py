@@ -91,6 +91,15 @@ def square(x: float, y: float, half: float, class_: str) -> Html:
     return tag("rect", x=x - half, y=y - half, width=2 * half, height=2 * half, class_=class_)
 
 
+def diamond(x: float, y: float, half: float, class_: str) -> Html:
+    return tag("path", d=f"M{x - half:.1f} {y:.1f}l{half} {-half}l{half} {half}l{-half} {half}z", class_=class_)
+
+
+def cross(x: float, y: float, half: float, class_: str) -> Html:
+    ends = f"M{x - half:.1f} {y - half:.1f}l{2 * half} {2 * half}m0 {-2 * half}l{-2 * half} {2 * half}"
+    return tag("path", d=ends, class_=class_)
+
+
 def shortened(text: str, width: float) -> str:
     """Cut a text so that it fits a width; the whole of it stands in a table beside the chart."""
     most = max(1, int(width / CHARACTER_WIDTH))

@@ -43,6 +43,7 @@ svg .tick { fill: var(--soft); } svg .strong { font-weight: 600; }
 .point { fill: var(--accent); stroke: var(--paper); stroke-width: .5; }
 .band.always { fill: var(--wide); } .band.fixed { fill: var(--near); }
 .edge { stroke: var(--ink); stroke-width: .9; } .edge.always { stroke-dasharray: 5 3; }
+.cross { stroke: var(--ink); stroke-width: 1.4; fill: none; }
 .curve { stroke: var(--accent); stroke-width: 2.2; }
 .good { fill: var(--near); } .hatch { stroke: var(--ink); stroke-width: .8; }
 .line { stroke-width: 2; } .leader { stroke: var(--soft); stroke-width: .6; }

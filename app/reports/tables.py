@@ -4,19 +4,13 @@ from collections.abc import Sequence
 
 from app.reports.markup import Child, Html, foreign, tag
 from app.reports.numbers import NOTHING, Measure, chance, p_value, percent, percents, plain
-from app.reports.values import Material, label_of
-from app.results.answer import (
-    BreakdownResult,
-    CohortResult,
-    CohortsResult,
-    DefinitionResult,
-    MetricResult,
-    SegmentResult,
-    VariantResult,
-)
+from app.reports.values import Material, key_of, label_of, left_out_of
+from app.results.answer import DefinitionResult
 from app.results.comparison_values import ComparisonResult, Method
+from app.results.part_values import BreakdownResult, CohortResult, CohortsResult, SegmentResult
 from app.results.poststratified import NO_STRATIFIED_FORM
 from app.results.values import CohortWidth
+from app.results.variant_values import MetricResult, VariantResult
 from app.results.words import NO_TEST, sentences
 
 _TESTS = {
@@ -173,15 +167,15 @@ def steps_table(definition: DefinitionResult, variants: Sequence[VariantResult])
 
 def parts_table(material: Material, definition: DefinitionResult, found: BreakdownResult | CohortsResult) -> Child:
     """Show a metric's effect in each part of the users; nothing for metrics that are not compared."""
-    measure = material.measure(definition)
+    measure, left_out = material.measure(definition), left_out_of(found)
     rows: list[list[Child]] = []
-    for name, part in _parts(found):
+    for place, (name, part) in enumerate(_parts(found)):
         for one in part.comparisons:
             if one.metric != definition.key or one.method is Method.NONE:
                 continue
             rows.append(
                 [
-                    name,
+                    [name, small("not in the test") if place in left_out.get(key_of(one), ()) else None],
                     plain(part.users),
                     "mismatch" if part.srm.mismatch else p_value(part.srm.p_value),
                     tag("code", label_of(one)),
@@ -198,8 +192,11 @@ def parts_table(material: Material, definition: DefinitionResult, found: Breakdo
     return table(f"{definition.key} in each part of the users", heads, rows)
 
 
-def homogeneity_table(found: BreakdownResult | CohortsResult) -> Child:
+def homogeneity_table(material: Material, found: BreakdownResult | CohortsResult) -> Child:
     """Show for every metric whether its effect is the same in all parts; nothing if none was tested."""
+    tests = [one for one in found.homogeneity if one.null_reason != NO_TEST]
+    if not tests:
+        return None
     rows: list[list[Child]] = [
         [
             [tag("code", one.metric), ": ", tag("code", label_of(one))],
@@ -211,13 +208,23 @@ def homogeneity_table(found: BreakdownResult | CohortsResult) -> Child:
             NOTHING if one.i_squared_percent is None else f"{plain(one.i_squared_percent)} %",
             " ".join(one.notes) or NOTHING,
         ]
-        for one in found.homogeneity
-        if one.null_reason != NO_TEST
+        for one in tests
     ]
-    if not rows:
-        return None
     heads = ("Comparison", "Parts", "Left out", "Q", "p, raw", "p, Holm", "I²", "Remarks")
-    return table("Is the effect the same in all parts?", heads, rows, texts=1)
+    made = table("Is the effect the same in all parts?", heads, rows, texts=1)
+    return [made, _left_out(material, found) if any(one.left_out for one in tests) else None]
+
+
+def _left_out(material: Material, found: BreakdownResult | CohortsResult) -> Html:
+    least = material.results.metadata.min_sample
+    small_ones = f" with fewer than {plain(least)} users of one of the two variants, and those" if least > 1 else ""
+    shown = " Pictures show them hollow, if they have an interval." if isinstance(found, CohortsResult) else ""
+    return tag(
+        "p",
+        f"Left out are parts{small_ones} whose difference has no variance, as where nobody did anything. They are"
+        f" marked in the tables below: not in the test.{shown}",
+        class_="note",
+    )
 
 
 def poststratified_table(

@@ -1,6 +1,6 @@
 """The charts over time: the effect with its bands, and the exposures. Plain functions, no I/O."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from app.reports.drawing import (
@@ -9,6 +9,7 @@ from app.reports.drawing import (
     Area,
     Scale,
     clipped,
+    cross,
     day_axis,
     picture,
     polygon,
@@ -35,35 +36,60 @@ _Point = tuple[float, float]
 
 
 def effect_chart(name: str, series: EffectSeries, label: str, measure: Measure) -> Html:
-    """Draw the difference at the end of every day, with the interval for one look and the always-valid one."""
-    points = [point for point in series.points if point.difference is not None]
+    """Draw the difference at the end of every day, with the interval for one look and the always-valid one.
+
+    Days without a number interrupt the line and the bands, and days without a difference are marked below them. One day
+    has a difference at least.
+    """
+    points = series.points
+    known = [point for point in points if point.difference is not None]
+    without = [point for point in points if point.difference is None]
     area = Area(_LEFT, 34, WIDTH - 16, _EFFECT_HEIGHT - 62)
     first, last = points[0].time, points[-1].time
     across, axis = day_axis(first, (last - first) // _DAY + 1, area)
-    low, high = _range(points, measure.factor)
+    low, high = _range(known, measure.factor)
     up = Scale(low, high, area.bottom, area.top)
     parts: list[Child] = [vertical_axis(up, area, measure.axis("Difference from the control"), sign=True)]
     parts.append(axis)
 
-    def places(values: Sequence[tuple[EffectPoint, float | None]]) -> list[_Point]:
-        factor = measure.factor
-        return [
-            (across((p.time - first) / _DAY), up.beyond(value * factor)) for p, value in values if value is not None
-        ]
+    def place(point: EffectPoint, value: float) -> _Point:
+        return across((point.time - first) / _DAY), up.beyond(value * measure.factor)
 
-    bands = (
-        ("always", [(p, p.always_valid_ci_lower) for p in points], [(p, p.always_valid_ci_upper) for p in points]),
-        ("fixed", [(p, p.ci_lower) for p in points], [(p, p.ci_upper) for p in points]),
-    )
-    drawn = [_band(places(lower), places(upper), class_) for class_, lower, upper in bands]
-    parts.append(clipped(name, area, drawn))
+    always = _lines(points, lambda point: (point.always_valid_ci_lower, point.always_valid_ci_upper), place)
+    fixed = _lines(points, lambda point: (point.ci_lower, point.ci_upper), place)
+    bands = [_band(lower, upper, "always") for lower, upper in always]
+    bands += [_band(lower, upper, "fixed") for lower, upper in fixed]
+    parts.append(clipped(name, area, bands))
     parts.append(stroke(area.left, up(0), area.right, up(0), "zero"))
-    line = places([(p, p.difference) for p in points])
-    parts.append(polyline(line, "curve"))
-    if len(line) <= _MOST_MARKS:
-        parts.append([square(x, y, 2.5, "point") for x, y in line])
-    parts.append(_effect_legend(_EFFECT_HEIGHT - 14))
-    return picture(name, _EFFECT_HEIGHT, f"Effect over time: {series.metric}, {label}", _said(points, measure), parts)
+    for (line,) in _lines(points, lambda point: (point.difference,), place):
+        if len(line) > 1:
+            parts.append(polyline(line, "curve"))
+        if len(line) == 1 or len(known) <= _MOST_MARKS:
+            # A day by itself has its intervals behind the mark.
+            parts.append([square(x, y, 2.5 if len(line) > 1 else 4, "point") for x, y in line])
+    thinned = without[:: 1 + len(without) // _MOST_MARKS]
+    parts.append([cross(across((point.time - first) / _DAY), area.bottom - 6, 3, "cross") for point in thinned])
+    parts.append(_effect_legend(_EFFECT_HEIGHT - 14, has_gaps=bool(without)))
+    return picture(
+        name, _EFFECT_HEIGHT, f"Effect over time: {series.metric}, {label}", _said(known, last, measure), parts
+    )
+
+
+def _lines(
+    points: Sequence[EffectPoint],
+    read: Callable[[EffectPoint], Sequence[float | None]],
+    place: Callable[[EffectPoint, float], _Point],
+) -> list[list[list[_Point]]]:
+    """Return a line for each of the values that are read, once for every run of days that have all of them."""
+    runs: list[list[list[_Point]]] = [[]]
+    for point in points:
+        wanted = read(point)
+        places = [place(point, value) for value in wanted if value is not None]
+        if len(places) == len(wanted):
+            runs[-1].append(places)
+        else:
+            runs.append([])
+    return [[list(line) for line in zip(*run, strict=True)] for run in runs if run]
 
 
 def _range(points: Sequence[EffectPoint], factor: float) -> tuple[float, float]:
@@ -80,8 +106,6 @@ def _range(points: Sequence[EffectPoint], factor: float) -> tuple[float, float]:
 
 
 def _band(lower: Sequence[_Point], upper: Sequence[_Point], class_: str) -> Html:
-    if not lower or not upper:
-        return Html()
     if len(lower) == 1:
         (x, bottom), (_, top) = lower[0], upper[0]
         return stroke(x, bottom, x, top, "thick" if class_ == "fixed" else "thin")
@@ -89,25 +113,28 @@ def _band(lower: Sequence[_Point], upper: Sequence[_Point], class_: str) -> Html
     return joined([area, polyline(lower, f"edge {class_}"), polyline(upper, f"edge {class_}")])
 
 
-def _effect_legend(y: float) -> Html:
+def _effect_legend(y: float, *, has_gaps: bool) -> Html:
     middle = y - TEXT_HEIGHT / 3
-    return joined(
-        [
-            stroke(_LEFT, middle, _LEFT + 30, middle, "curve"),
-            square(_LEFT + 15, middle, 2.5, "point"),
-            write(_LEFT + 38, y, "difference so far"),
-            stroke(_LEFT + 170, middle, _LEFT + 200, middle, "edge fixed"),
-            write(_LEFT + 208, y, "interval for one look"),
-            stroke(_LEFT + 365, middle, _LEFT + 395, middle, "edge always"),
-            write(_LEFT + 403, y, "always-valid band"),
-        ]
-    )
+    parts: list[Child] = [
+        stroke(_LEFT, middle, _LEFT + 30, middle, "curve"),
+        square(_LEFT + 15, middle, 2.5, "point"),
+        write(_LEFT + 38, y, "difference so far"),
+        stroke(_LEFT + 170, middle, _LEFT + 200, middle, "edge fixed"),
+        write(_LEFT + 208, y, "interval for one look"),
+        stroke(_LEFT + 365, middle, _LEFT + 395, middle, "edge always"),
+        write(_LEFT + 403, y, "always-valid band"),
+    ]
+    if has_gaps:
+        parts += [cross(_LEFT + 535, middle, 3, "cross"), write(_LEFT + 545, y, "no difference")]
+    return joined(parts)
 
 
-def _said(points: Sequence[EffectPoint], measure: Measure) -> str:
-    last = points[-1]
+def _said(known: Sequence[EffectPoint], end: datetime, measure: Measure) -> str:
+    """Say what the last day has that has a difference; the chart goes on to `end`."""
+    last = known[-1]
+    when = "At the end" if last.time == end else f"At the end there is none; on {moment(last.time)}"
     return (
-        f"From {moment(points[0].time)} to {moment(last.time)}. At the end the difference is"
+        f"From {moment(known[0].time)} to {moment(end)}. {when} the difference is"
         f" {measure.difference(last.difference)}, interval {measure.differences(last.ci_lower, last.ci_upper)},"
         f" always valid {measure.differences(last.always_valid_ci_lower, last.always_valid_ci_upper)}."
     )

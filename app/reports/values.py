@@ -1,13 +1,15 @@
 """What a report is made of. Plain values."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from app.experiments.sealing import PlanAccount
 from app.experiments.values import Experiment
 from app.metrics.values import Direction
 from app.reports.numbers import Measure
-from app.results.answer import DefinitionResult, HomogeneityResult, PoststratifiedResult, Results
+from app.results.answer import DefinitionResult, Results
 from app.results.comparison_values import ComparisonResult, Method
+from app.results.part_values import BreakdownResult, CohortsResult, HomogeneityResult, PoststratifiedResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,16 @@ class Material:
 
 def is_less_better(definition: DefinitionResult) -> bool:
     return definition.direction is Direction.DOWN
+
+
+def key_of(found: ComparisonResult | HomogeneityResult) -> tuple[str, str, str]:
+    """Return what is compared, which names a comparison within one answer."""
+    return found.metric, found.variant, found.control
+
+
+def left_out_of(found: BreakdownResult | CohortsResult) -> Mapping[tuple[str, str, str], Collection[int]]:
+    """Return, for each comparison, the places of the parts that are not in the test that it is alike in all."""
+    return {key_of(test): frozenset(test.left_out_parts) for test in found.homogeneity}
 
 
 def label_of(found: ComparisonResult | HomogeneityResult | PoststratifiedResult) -> str:

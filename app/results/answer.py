@@ -7,64 +7,11 @@ from datetime import datetime
 from app.metrics.values import Direction, Kind, Role
 from app.results.comparison_values import ComparisonResult
 from app.results.daily_values import EffectSeries, ExposureSeries
+from app.results.part_values import BreakdownResult, CohortsResult
 from app.results.rollup_use import RollupUse
-from app.results.values import CohortWidth, Granularity, Source
+from app.results.values import Granularity, Source
+from app.results.variant_values import FamilyResult, SrmResult, VariantResult
 from app.results.verdicts import DecisionResult, Verdict
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MetricResult:
-    """One metric of one variant. What is undefined is null, and `null_reason` says why."""
-
-    value: int | float | None
-    sample_size: int
-    ci_lower: float | None
-    ci_upper: float | None
-    # Percent with two decimals.
-    lift_vs_control: float | None
-    # That no other variant with users has a better value, by the beliefs of `bayes`; null where one of these has none,
-    # and for a variant without users.
-    prob_best: float | None
-    # Of a funnel: the users who got as far as each step, in their order.
-    steps: tuple[int, ...] | None
-    null_reason: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeriesEntry:
-    """Counted events of one type in the bucket that starts at `time`."""
-
-    time: datetime
-    event_type: str
-    count: int
-    users: int
-    ci_lower: float | None
-    ci_upper: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VariantResult:
-    """One variant."""
-
-    id: int
-    key: str
-    is_control: bool
-    below_min_sample: bool
-    metrics: Mapping[str, MetricResult]
-    time_series: tuple[SeriesEntry, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SrmResult:
-    """Whether the arms have the shares of users that the allocation gives them; by variant key."""
-
-    observed: Mapping[str, int]
-    expected: Mapping[str, float]
-    statistic: float | None
-    df: int | None
-    p_value: float | None
-    mismatch: bool
-    null_reason: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,15 +49,6 @@ class DefinitionResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FamilyResult:
-    """Which p-values are adjusted together: all comparisons of the answer that were tested."""
-
-    comparisons: int
-    tested: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ProvenanceResult:
     """Where the numbers come from, so that they can be had, traced and made again.
 
@@ -133,106 +71,6 @@ class ProvenanceResult:
     query_hash: str
     answer_id: str | None
     null_reasons: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentResult:
-    """The users whose context has one value, or none (`value` null), or a value beyond those shown (`is_rest`)."""
-
-    value: str | None
-    is_rest: bool
-    users: int
-    srm: SrmResult
-    # Without a time series.
-    variants: tuple[VariantResult, ...]
-    comparisons: tuple[ComparisonResult, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoststratifiedResult:
-    """A comparison of the whole answer with the segments or cohorts as strata. `lift` is a fraction.
-
-    Every one with a user of either variant is a stratum, `strata` of them, with the weight that its users have
-    among those of both variants.
-    """
-
-    variant: str
-    control: str
-    metric: str
-    strata: int
-    difference: float | None
-    difference_ci_lower: float | None
-    difference_ci_upper: float | None
-    lift: float | None
-    lift_ci_lower: float | None
-    lift_ci_upper: float | None
-    statistic: float | None
-    p_value: float | None
-    # 30 means that the variance of the difference is 30 % smaller than that of the raw one.
-    variance_reduction_percent: float | None
-    null_reason: str | None
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HomogeneityResult:
-    """Whether one comparison comes out the same in all parts of the users: Cochran's Q.
-
-    It is about `parts` parts; `left_out` more have fewer than the least sample of users in one of the two variants, or
-    a difference without a variance. `p_value_holm` is adjusted over all comparisons that were tested in this way.
-    """
-
-    variant: str
-    control: str
-    metric: str
-    parts: int
-    left_out: int
-    statistic: float | None
-    df: int | None
-    p_value: float | None
-    p_value_holm: float | None
-    # 0 to 100: how much of the variation between the parts' differences chance does not explain.
-    i_squared_percent: float | None
-    null_reason: str | None
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BreakdownResult:
-    """The answer for the users of each value of an attribute; all comparisons of segments are one family."""
-
-    attribute: str
-    segments: tuple[SegmentResult, ...]
-    family: FamilyResult
-    # One for each comparison of the whole answer, in their order.
-    homogeneity: tuple[HomogeneityResult, ...]
-    poststratified: tuple[PoststratifiedResult, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CohortResult:
-    """The users who were exposed first in `[since, until)`; of the rest, all who were before `until`."""
-
-    since: datetime | None
-    until: datetime
-    is_rest: bool
-    users: int
-    srm: SrmResult
-    # Without a time series.
-    variants: tuple[VariantResult, ...]
-    comparisons: tuple[ComparisonResult, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CohortsResult:
-    """The answer for the users of each day or week, in the order of time; all their comparisons are one family."""
-
-    width: CohortWidth
-    cohorts: tuple[CohortResult, ...]
-    family: FamilyResult
-    # One for each comparison of the whole answer, in their order.
-    homogeneity: tuple[HomogeneityResult, ...]
-    poststratified: tuple[PoststratifiedResult, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from app.results.answer import BreakdownResult, SegmentResult
 from app.results.divided import divided
 from app.results.measured import Measured
 from app.results.page import Page
+from app.results.part_values import BreakdownResult, SegmentResult
 from app.results.parts import sample_ratio, variants_of
 from app.results.values import Segment
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from app.results.answer import CohortResult, CohortsResult
 from app.results.divided import Part, divided
 from app.results.measured import Measured
 from app.results.page import Page
+from app.results.part_values import CohortResult, CohortsResult
 from app.results.parts import sample_ratio, variants_of
 from app.results.values import CohortWidth, Segment
 

@@ -6,7 +6,10 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EffectPoint:
-    """The difference by all that had happened by the end of the day that starts at `time`."""
+    """The difference by all that had happened by the end of the day that starts at `time`.
+
+    `null_reason` says why it, or an interval that was asked for, is null on this day.
+    """
 
     time: datetime
     difference: float | None
@@ -16,6 +19,7 @@ class EffectPoint:
     always_valid_ci_upper: float | None
     n_variant: int
     n_control: int
+    null_reason: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +34,12 @@ class EffectSeries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExposurePoint:
-    """Users exposed in the day that starts at `time`, and all up to its end; `users` is null where it is not known."""
+    """Users exposed in the day that starts at `time`, and all up to its end; where `users` is null, see the reason."""
 
     time: datetime
     users: int | None
     total: int
+    null_reason: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

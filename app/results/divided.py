@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from app.core.errors import Invalid
-from app.results.answer import FamilyResult, HomogeneityResult, PoststratifiedResult
 from app.results.comparison_values import ComparisonResult
 from app.results.homogeneous import homogeneity_of
 from app.results.limits import MOST_PART_COMPARISONS
 from app.results.measured import Measured
 from app.results.page import Page, page_of
+from app.results.part_values import HomogeneityResult, PoststratifiedResult
 from app.results.parts import comparisons_of, family_of
 from app.results.poststratified import poststratified_of
 from app.results.values import Segment
+from app.results.variant_values import FamilyResult
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from app.results.daily_values import EffectPoint, EffectSeries, ExposurePoint, ExposureSeries
 from app.results.measured import DailyArm, Measured, MeasuredArm, Shape
 from app.results.values import ArmObservations
-from app.results.words import NO_DAILY_DATA, NO_TEST
+from app.results.words import BEFORE_START_DATE, NO_DAILY_DATA, NO_TEST
 from app.stats.distributions import two_sided_quantile
 from app.stats.effects import Effect, Scale, effect_of, welch_df
 from app.stats.exact import all_finite
@@ -21,7 +21,7 @@ from app.stats.sequential import always_valid_reach
 
 _Limits: TypeAlias = tuple[float | None, float | None]
 _NO_INTERVAL: _Limits = (None, None)
-_NOBODY = ArmEstimate(n=0, value=None, variance=None)
+_NOBODY = ArmEstimate(n=0, value=None, variance=None, null_reason=NullReason.EMPTY_ARM)
 
 
 def effects_over_time(
@@ -55,8 +55,9 @@ def exposures_over_time(variant: str, arm: ArmObservations, *, has_lump: bool) -
     total, day = 0, min(by_day, default=None)
     while day is not None and day <= max(by_day):
         total += by_day.get(day, 0)
-        users = None if has_lump and not points else by_day.get(day, 0)
-        points.append(ExposurePoint(time=day, users=users, total=total))
+        reason = BEFORE_START_DATE if has_lump and not points else None
+        users = by_day.get(day, 0) if reason is None else None
+        points.append(ExposurePoint(time=day, users=users, total=total, null_reason=reason))
         day += timedelta(days=1)
     return ExposureSeries(variant=variant, points=tuple(points))
 
@@ -113,10 +114,12 @@ def _point(shape: Shape, time: datetime, control: _State, treatment: _State, con
     c, t = control.estimate, treatment.estimate
     effect = effect_of(c, t, Scale.ABSOLUTE)
     fixed, always = _NO_INTERVAL, _NO_INTERVAL
+    wanted: list[float | None] = [effect.estimate]
     if confidence is not None:
         fixed = _interval(shape, control, treatment, effect, confidence)
         if effect.variance is not None:
             always = _around(effect, always_valid_reach(c.n + t.n, alpha=1 - confidence))
+        wanted += [*fixed, *always]
     return EffectPoint(
         time=time,
         difference=effect.estimate,
@@ -126,6 +129,8 @@ def _point(shape: Shape, time: datetime, control: _State, treatment: _State, con
         always_valid_ci_upper=always[1],
         n_variant=t.n,
         n_control=c.n,
+        # What has a variance, and no interval for all that, has limits beyond every double.
+        null_reason=(effect.null_reason or NullReason.OUT_OF_RANGE) if None in wanted else None,
     )
 
 

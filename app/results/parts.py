@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 
-from app.results.answer import FamilyResult, MetricResult, SrmResult, VariantResult
 from app.results.beliefs import prob_best
 from app.results.comparing import comparison
 from app.results.comparison_values import ComparisonResult
@@ -10,6 +9,7 @@ from app.results.estimates import lift_percent, measure
 from app.results.measured import Measured
 from app.results.page import Arm, Page
 from app.results.series import series_of
+from app.results.variant_values import FamilyResult, MetricResult, SrmResult, VariantResult
 from app.stats.multiple import Correction, adjust_p_values
 from app.stats.srm import srm_chi_square
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from app.experiments.values import Variant
-from app.results.answer import PoststratifiedResult
 from app.results.contrasts import Adjusted, adjusted_by
 from app.results.measured import Measured, MeasuredArm, Shape
 from app.results.page import Page
+from app.results.part_values import PoststratifiedResult
 from app.results.words import sentences
 from app.stats.lift import LiftMethod, relative_lift
 from app.stats.poststratification import RatioStratum, Strata, Stratum, poststratified_difference

@@ -4,8 +4,8 @@ from bisect import bisect_right
 from datetime import datetime, timedelta
 from itertools import accumulate
 
-from app.results.answer import SeriesEntry
 from app.results.values import ArmObservations, Slot
+from app.results.variant_values import SeriesEntry
 from app.stats.proportions import wilson_interval
 from app.stats.samples import Proportion
 

@@ -17,6 +17,8 @@ NO_SPREAD_AROUND_ZERO = "NO_SPREAD_AROUND_ZERO"
 ALWAYS_VALID_UNBOUNDED = "ALWAYS_VALID_UNBOUNDED"
 # The metric was not measured day by day.
 NO_DAILY_DATA = "NO_DAILY_DATA"
+# Users from before `start_date` count on the first day, and its own are not told from them.
+BEFORE_START_DATE = "BEFORE_START_DATE"
 
 _SENTENCES: Mapping[str, str] = MappingProxyType(
     {

@@ -158,6 +158,7 @@ def test_cohorts__fewer_users_than_the_least_sample__are_left_out_of_the_test(no
     one = _of_rate(novel, novel.ask(cohorts="day", min_sample=61)["cohorts"])
 
     assert (one["parts"], one["left_out"], one["null_reason"]) == (0, 6, "TOO_FEW_GROUPS")
+    assert one["left_out_parts"] == [0, 1, 2, 3, 4, 5]
     assert "min_sample" in one["notes"][0]
 
 

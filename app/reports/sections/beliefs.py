@@ -6,8 +6,8 @@ from app.reports.markup import Html, tag
 from app.reports.posterior import Beta, Density, Posterior, density_of_normal, density_of_rates, posterior_chart
 from app.reports.sections.over_time import MOST_PICTURES
 from app.reports.values import Material, is_less_better, label_of
-from app.results.answer import MetricResult, VariantResult
 from app.results.comparison_values import ComparisonResult
+from app.results.variant_values import MetricResult, VariantResult
 
 
 def beliefs(material: Material) -> Html:

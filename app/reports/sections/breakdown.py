@@ -18,7 +18,7 @@ def breakdown(material: Material) -> Child:
             "Each part has fewer users than the whole, and among many parts one looks special by chance: read the"
             " adjusted p-values, and take what they show as an idea for the next experiment.",
         ),
-        homogeneity_table(found),
+        homogeneity_table(material, found),
         [parts_table(material, definition, found) for definition in material.results.definitions],
         tag("p", found.family.text, class_="soft"),
         tag(

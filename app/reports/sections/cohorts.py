@@ -1,12 +1,11 @@
 """The results by when users came. Plain functions, no I/O."""
 
-from app.reports.cohort_chart import cohort_chart
+from app.reports.cohort_chart import Drawn, cohort_chart
 from app.reports.markup import Child, Html, tag
 from app.reports.sections.over_time import MOST_PICTURES
 from app.reports.tables import homogeneity_table, parts_table, poststratified_table
-from app.reports.values import Material, label_of
-from app.results.answer import CohortsResult
-from app.results.comparison_values import ComparisonResult
+from app.reports.values import Material, key_of, label_of, left_out_of
+from app.results.part_values import CohortsResult
 
 
 def cohorts(material: Material) -> Child:
@@ -26,7 +25,7 @@ def cohorts(material: Material) -> Child:
             " But those who came early have had more time: compare cohorts by metrics with a window after the exposure,"
             " or mind that the last ones are not done.",
         ),
-        homogeneity_table(found),
+        homogeneity_table(material, found),
         drawn[:MOST_PICTURES],
         tag("p", f"{left} more pictures are left out; ask for fewer metrics.", class_="note") if left > 0 else None,
         [parts_table(material, definition, found) for definition in material.results.definitions],
@@ -43,13 +42,15 @@ def cohorts(material: Material) -> Child:
 
 def _charts(material: Material, found: CohortsResult) -> list[Html]:
     definitions = {definition.key: definition for definition in material.results.definitions}
+    left_out = left_out_of(found)
     drawn: list[Html] = []
     for number, whole in enumerate(material.results.comparisons):
         own = [
-            (cohort, compared)
-            for cohort in found.cohorts
+            Drawn(cohort, compared, is_tested=place not in left_out.get(key_of(whole), ()))
+            for place, cohort in enumerate(found.cohorts)
             for compared in cohort.comparisons
-            if _is_of(compared, whole) and compared.difference is not None and compared.difference_ci_lower is not None
+            if key_of(compared) == key_of(whole) and compared.difference is not None
+            if compared.difference_ci_lower is not None
         ]
         if not own:
             continue
@@ -59,7 +60,3 @@ def _charts(material: Material, found: CohortsResult) -> list[Html]:
         title = tag("h3", tag("code", whole.metric), ": ", tag("code", label_of(whole)))
         drawn.append(tag("div", title, tag("figure", picture)))
     return drawn
-
-
-def _is_of(one: ComparisonResult, other: ComparisonResult) -> bool:
-    return (one.metric, one.variant, one.control) == (other.metric, other.variant, other.control)

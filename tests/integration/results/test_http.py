@@ -109,7 +109,9 @@ async def test_results__by_key__shows_what_dashboards_rely_on(
     assert body["metadata"]["total_users"] == 10
     assert body["metadata"]["start_date"] is None
     assert treatment["time_series"][0]["time"] == "2026-03-01T00:00:00Z"
-    assert body["exposures_over_time"][1]["points"] == [{"time": "2026-03-01T00:00:00Z", "users": 5, "total": 5}]
+    assert body["exposures_over_time"][1]["points"] == [
+        {"time": "2026-03-01T00:00:00Z", "users": 5, "total": 5, "null_reason": None}
+    ]
     assert body["summary"]["decision"]["verdict"] == "KEEP_RUNNING"
     assert [definition["key"] for definition in body["definitions"]] == ["conversion_rate", "value_per_user"]
     assert body["provenance"]["events_counted"] == 8

@@ -13,10 +13,11 @@ from app.core.db import Database, StoreUnavailable
 from app.experiments.values import Experiment
 from app.metrics.repository import MetricRepository
 from app.metrics.values import Direction, Kind, MetricSpec, Recipe, Selection, ValueSource
-from app.results.answer import Results, VariantResult
+from app.results.answer import Results
 from app.results.comparison_values import ComparisonResult
 from app.results.service import ResultsService
 from app.results.values import Question, Source, SourceChoice
+from app.results.variant_values import VariantResult
 from tests.integration.results.services import Bench, BrokenClickHouse, running_service
 from tests.integration.results.world import FAR, Assigned, Happened, History, World
 
@@ -110,6 +111,46 @@ async def test_results__range_of_time__filters_events_and_not_covariates(
     assert _compared(answers[0], "spend").cuped.theta not in {None, 0.0}
     # A series begins with the range: who entered before is as good as entered then.
     assert answers[0].effect_over_time[0].points[0].time == _T0 + 2 * _DAY
+
+
+def _one_day_after_the_other() -> History:
+    """Return users who buy daily: of the control from the first day on, of the treatment from the second.
+
+    On the fourth day one of the treatment sends a value far beyond all others.
+    """
+    users, events = [], []
+    for number in range(40):
+        first = _T0 + number % 2 * _DAY
+        users.append(Assigned(f"user-{number}", number % 2, first, first))
+        for day in range(4):
+            at = first + day * _DAY + _HOUR
+            if number % 3 and at < _T0 + 4 * _DAY:
+                value = 1e21 if (number, at.day) == (1, 4) else 5.0 + number + day
+                events.append(Happened(f"user-{number}", "buy", at, at, value))
+    return History(users, (), events)
+
+
+@pytest.mark.parametrize("source", [SourceChoice.HOT, SourceChoice.COLD, SourceChoice.AUTO])
+async def test_results__day_without_a_number__has_its_reason_in_every_store(
+    world: World, service: ResultsService, bench: Bench, source: SourceChoice
+) -> None:
+    experiment = await world.experiment()
+    await _with_metrics(world, experiment, _RECIPES)
+    await world.store(experiment, _one_day_after_the_other())
+    bench.watermark = FAR if source is SourceChoice.COLD else _T0 + 2 * _DAY
+
+    results = await _ask(service, experiment, "spend", "bought", source=source)
+
+    assert results.metadata.source is {"hot": Source.HOT, "cold": Source.COLD, "auto": Source.BOTH}[source.value]
+    spend, bought = results.effect_over_time
+    assert [(point.difference is None, point.null_reason) for point in spend.points] == [
+        (True, "EMPTY_ARM"),
+        (True, "PRECISION_LOST"),
+        (True, "PRECISION_LOST"),
+        (False, None),
+    ]
+    assert [point.null_reason for point in bought.points[:2]] == ["EMPTY_ARM", None]
+    assert all(point.difference is not None for point in bought.points[1:])
 
 
 async def test_results__clickhouse_away__are_measured_in_postgresql(

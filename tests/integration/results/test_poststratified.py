@@ -10,7 +10,8 @@ import pytest
 from app.experiments.values import Experiment
 from app.metrics.repository import MetricRepository
 from app.metrics.values import Direction, Kind, MetricSpec, Recipe, Selection
-from app.results.answer import PoststratifiedResult, Results
+from app.results.answer import Results
+from app.results.part_values import PoststratifiedResult
 from app.results.service import ResultsService
 from app.results.values import Question, Source, SourceChoice
 from tests.integration.results.services import Bench, running_service

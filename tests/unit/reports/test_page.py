@@ -1,7 +1,8 @@
 """The page: complete, closed to every name, and sound with everything, little and nothing to show."""
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from html.parser import HTMLParser
@@ -19,20 +20,21 @@ from app.reports.page import SECURITY_POLICY, page
 from app.reports.style import STYLE
 from app.reports.values import Material
 from app.results.analysis import analyse, answer
-from app.results.answer import (
+from app.results.answer import Results
+from app.results.comparison_values import NonInferiorityResult
+from app.results.daily_values import EffectPoint
+from app.results.measured import DailyArm, Measured, MeasuredArm, Shape
+from app.results.part_values import (
     BreakdownResult,
     CohortResult,
     CohortsResult,
-    FamilyResult,
     HomogeneityResult,
     PoststratifiedResult,
-    Results,
     SegmentResult,
 )
-from app.results.comparison_values import NonInferiorityResult
-from app.results.measured import DailyArm, Measured, MeasuredArm, Shape
 from app.results.reading import PLAIN, Pair, Reading
 from app.results.values import CohortWidth, Metric, Observations, Question, Segment
+from app.results.variant_values import FamilyResult
 from app.stats.samples import Proportion
 from tests.unit.reports.material import HERE, HOSTILE, attached, material, planned, rates
 from tests.unit.results.arms import STARTED, arm, experiment, observed
@@ -201,8 +203,9 @@ def _same(results: Results) -> tuple[HomogeneityResult, ...]:
             variant=one.variant,
             control=one.control,
             metric=one.metric,
-            parts=9,
-            left_out=4,
+            parts=2,
+            left_out=2,
+            left_out_parts=(0, 2),
             statistic=31.25 if reason is None else None,
             df=8 if reason is None else None,
             p_value=0.0321 if reason is None else None,
@@ -238,6 +241,8 @@ def test_page__cohorts__have_a_picture_a_table_and_the_test_that_they_are_alike(
         poststratified=_stratified(made.results),
     )
     reader = _check(page(replace(made, results=replace(made.results, cohorts=found))))
+    all_in = tuple(replace(one, left_out=0, left_out_parts=()) for one in found.homogeneity)
+    with_all = replace(made, results=replace(made.results, cohorts=replace(found, homogeneity=all_in)))
 
     tested = sum(one.difference_ci_lower is not None for one in made.results.comparisons)
     assert len(reader.of("svg")) == len(_read(page(made)).of("svg")) + tested
@@ -246,6 +251,26 @@ def test_page__cohorts__have_a_picture_a_table_and_the_test_that_they_are_alike(
     for said in ("2026-03-01", "before 2026-03-01", "4,321", "All cohorts together.", "31.25", "0.0321", "74.4 %"):
         assert said in reader.text
     assert "Too few parts." in reader.text
+    # Of two comparisons the rest and the second day are not in the test. Marks say so by being hollow, and words.
+    assert _marks(reader) == {
+        ("square", "mark s0"): 2 * (1 + 1),
+        ("diamond", "mark s0"): 2,
+        ("diamond", "point"): 6 + 4,
+    }
+    assert reader.words.count("not in the test") == 2 * 2
+    assert reader.words.count("hollow: not in the test") == 2
+    assert ", not in the test. 2026-03-01: " in reader.text
+    assert "Left out are parts whose difference has no variance" in reader.text
+    whole = _check(page(with_all))
+    assert _marks(whole) == {("diamond", "point"): 6 + 6}
+    assert "not in the test" not in whole.text
+
+
+def _marks(reader: _Reader) -> Counter[tuple[str, str | None]]:
+    """Count the marks of charts of cohorts, without the squares that every chart may have."""
+    squares = [("square", one["class"]) for one in reader.of("rect") if one.get("class") == "mark s0"]
+    paths = [one for one in reader.of("path") if str(one["d"]).endswith("l5 -5l5 5l-5 5z")]
+    return Counter([*squares, *(("diamond", one["class"]) for one in paths)])
 
 
 @pytest.mark.parametrize("users", [0, 9])
@@ -385,6 +410,87 @@ def test_page__one_day_alone__has_its_picture() -> None:
     _check(page(Material(found, results, None)))
 
 
+def _with_gaps(made: Material, reasons: Mapping[int, str]) -> Material:
+    """Return a report whose first series lacks the difference on some days."""
+    first, *others = made.results.effect_over_time
+    points = tuple(
+        EffectPoint(
+            time=point.time,
+            difference=None,
+            ci_lower=None,
+            ci_upper=None,
+            always_valid_ci_lower=None,
+            always_valid_ci_upper=None,
+            n_variant=point.n_variant,
+            n_control=point.n_control,
+            null_reason=reasons[day],
+        )
+        if day in reasons
+        else point
+        for day, point in enumerate(first.points)
+    )
+    return replace(made, results=replace(made.results, effect_over_time=(replace(first, points=points), *others)))
+
+
+def _drawn(reader: _Reader) -> Counter[str | None]:
+    return Counter(one.get("class") for name in ("polyline", "polygon", "path") for one in reader.of(name))
+
+
+def test_page__days_without_a_difference__interrupt_the_picture_and_say_why() -> None:
+    made = material(2)
+    lost = {0: "EMPTY_ARM", 1: "EMPTY_ARM", 9: "PRECISION_LOST", 11: "PRECISION_LOST"}
+
+    plain, reader = _check(page(made)), _check(page(_with_gaps(made, lost)))
+
+    # The days from the third to the ninth and from the thirteenth on; the eleventh stands by itself.
+    assert _drawn(reader) - _drawn(plain) == {
+        "curve": 1,
+        "band always": 1,
+        "edge always": 2,
+        "band fixed": 1,
+        "edge fixed": 2,
+        "cross": 4 + 1,
+    }
+    marks = [[one for one in read.of("rect") if one.get("class") == "point"] for read in (plain, reader)]
+    assert len(marks[0]) - len(marks[1]) == len(lost)
+    for said in (
+        "2 days (the first 2026-03-01, the last 2026-03-02) without a difference: A variant has no exposed user yet.",
+        "2 days (the first 2026-03-10, the last 2026-03-12) without a difference: One value is so far beyond all",
+    ):
+        assert said in reader.text
+        assert said not in plain.text
+    assert "no difference" in reader.words
+    assert "no difference" not in plain.words
+
+
+def test_page__series_that_ends_without_a_difference__says_which_day_the_last_number_is_of() -> None:
+    text = _check(page(_with_gaps(material(2), {20: "PRECISION_LOST"}))).text
+
+    assert "One day (2026-03-21) without a difference" in text
+    assert "At the end there is none; on 2026-03-20 00:00:00 UTC the difference is" in text
+
+
+def test_page__series_without_any_difference__says_why() -> None:
+    text = _check(page(_with_gaps(material(2), dict.fromkeys(range(21), "TOO_FEW_UNITS")))).text
+
+    assert "signup : A variance needs two users in each variant at least." in text
+
+
+def test_page__day_without_an_interval_alone__keeps_its_difference_and_says_what_lacks() -> None:
+    made = material(2)
+    first, *others = made.results.effect_over_time
+    odd = replace(first.points[5], always_valid_ci_lower=None, always_valid_ci_upper=None, null_reason="ZERO_VARIANCE")
+    points = (*first.points[:5], odd, *first.points[6:])
+    series = (replace(first, points=points), *others)
+
+    plain, reader = (
+        _check(page(one)) for one in (made, replace(made, results=replace(made.results, effect_over_time=series)))
+    )
+
+    assert _drawn(reader) - _drawn(plain) == {"band always": 1, "edge always": 2}
+    assert "One day (2026-03-06) with a difference but not both intervals: All users of the compared" in reader.text
+
+
 def test_page__many_metrics_and_variants__leaves_pictures_out_and_says_so() -> None:
     found = planned(5, metrics=())
     metrics = [rates(f"metric_{number}", (0.2, 0.21, 0.2, 0.19, 0.2), users=600) for number in range(20)]
@@ -428,7 +534,11 @@ def test_page__funnel__shows_how_many_got_how_far() -> None:
 
 
 def test_page__parts_of_the_users__have_their_own_numbers() -> None:
-    text = _check(page(_hostile())).text
+    reader = _check(page(_hostile()))
+    text = reader.text
+    assert reader.words.count("not in the test") == 2 * 2
+    assert "Left out are parts with fewer than 100 users of one of the two variants, and those whose" in text
+    assert "Pictures show" not in text
     assert "signup in each part of the users" in text
     assert "all other values" in text
     assert "without a value" in text

@@ -8,7 +8,7 @@ import pytest
 
 from app.core.errors import Invalid
 from app.results.analysis import answer
-from app.results.answer import CohortsResult, HomogeneityResult
+from app.results.part_values import CohortsResult, HomogeneityResult
 from app.results.provenance import Provenance
 from app.results.reading import PLAIN, Pair, Reading
 from app.results.schemas import ResultsOut
@@ -115,6 +115,7 @@ def test_homogeneity__of_cohorts__is_the_test_of_their_differences() -> None:
     assert one.p_value < 0.001
     total = next(one for one in found.homogeneity if one.metric == Metric.UNIQUE_USERS)
     assert (total.null_reason, total.p_value, total.parts, total.left_out) == ("NO_TEST", None, 0, 3)
+    assert total.left_out_parts == (0, 1, 2)
     assert total.notes
 
 
@@ -129,17 +130,41 @@ def test_homogeneity__several_pairs__are_adjusted_together() -> None:
     assert min(one.p_value_holm or 9 for one in found.homogeneity) == pytest.approx(min(1.0, 3 * p_values[0]))
 
 
-@pytest.mark.parametrize(("least", "parts"), [(100, 2), (0, 3), (401, 0)])
-def test_homogeneity__cohorts_below_the_least_sample__are_left_out_and_counted(least: int, parts: int) -> None:
+@pytest.mark.parametrize(
+    ("least", "parts", "places"), [(100, 2, (2,)), (0, 3, ()), (391, 1, (1, 2)), (401, 0, (0, 1, 2))]
+)
+def test_homogeneity__cohorts_below_the_least_sample__are_left_out_and_named(
+    least: int, parts: int, places: tuple[int, ...]
+) -> None:
     days = (_DAYS[0], _DAYS[1], ((99, 20), (120, 30)))
 
     one = _rate(_cohorts(_seen(days), min_sample=least))
 
-    assert (one.parts, one.left_out) == (parts, 3 - parts)
+    assert (one.parts, one.left_out, one.left_out_parts) == (parts, 3 - parts, places)
     assert (one.null_reason is None) == (parts >= 2)
     if parts < 2:
         assert one.null_reason == NullReason.TOO_FEW_GROUPS
         assert any("min_sample" in note for note in one.notes)
+
+
+def test_homogeneity__cohorts_of_which_nobody_or_everybody_converted__are_left_out_and_named() -> None:
+    days = (((400, 0), (400, 0)), *_DAYS[:2], ((400, 400), (400, 0)))
+
+    one = _rate(_cohorts(_seen(days)))
+
+    assert (one.parts, one.left_out, one.left_out_parts) == (2, 2, (0, 3))
+
+
+def test_homogeneity__of_a_breakdown__names_its_segments_in_their_order() -> None:
+    # Of a store's segments the largest is the first one, here the last of these days.
+    seen = _seen((((99, 20), (120, 30)), *_DAYS))
+    named = tuple(replace(segment, value=str(place), since=None) for place, segment in enumerate(seen.segments))
+
+    found = answer(experiment(), Question(breakdown="country"), replace(seen, segments=named), _HERE).breakdown
+
+    assert found is not None
+    assert found.homogeneity[0].left_out_parts == (3,)
+    assert found.segments[3].users == 219
 
 
 def test_homogeneity__of_a_breakdown__is_the_same_test() -> None:

@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 
 from app.results.analysis import analyse, answer
-from app.results.answer import BreakdownResult, PoststratifiedResult
 from app.results.measured import Measured, MeasuredArm, Shape
+from app.results.part_values import BreakdownResult, PoststratifiedResult
 from app.results.provenance import Provenance
 from app.results.reading import PLAIN, Pair, Reading
 from app.results.schemas import ResultsOut
