@@ -13,7 +13,9 @@ from tests.factories import Json, unique
 from tests.service_process import TOKEN, ServiceProcess, running_service
 
 # Shared machines pause at will; a slow example is no failure. Where CI is set, Hypothesis draws the same in every run.
-hypothesis.settings.register_profile("project", deadline=None, max_examples=60)
+hypothesis.settings.register_profile(
+    "project", deadline=None, max_examples=60, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("project")
 
 # Whoever runs the tests in the background of a script has them ignore Ctrl-C, and their children with them.

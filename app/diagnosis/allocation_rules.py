@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.diagnosis.facts import Arm, Facts
-from app.diagnosis.shares import exact_p_value
 from app.diagnosis.values import NOBODY, Code, Finding, Severity, Unchecked
 from app.diagnosis.wording import count, listed, p_value, percent
 from app.stats.multiple import Correction, adjust_p_values
-from app.stats.srm import MISMATCH_ALPHA, srm_chi_square, srm_sequential
+from app.stats.srm import MISMATCH_ALPHA, srm_check, srm_exact, srm_sequential
 
 # More would fill a page, and the worst ones say it all.
 _MOST_SHOWN = 10
@@ -25,22 +24,22 @@ class _Slice:
 
 
 def srm(facts: Facts) -> list[Finding] | Unchecked:
-    """Test all users together. Chi-square and the exact test both have to find it."""
+    """Test all users together, as results do."""
     users = facts.users
     if isinstance(users, Unchecked):
         return users
     if sum(users) == 0:
         return NOBODY
-    test = srm_chi_square(users, [arm.weight for arm in facts.arms])
-    exact = exact_p_value(users, facts.arms)
-    if not test.mismatch or test.p_value is None or exact is None or exact >= MISMATCH_ALPHA:
+    weights = [arm.weight for arm in facts.arms]
+    test = srm_check(users, weights)
+    if not test.mismatch or test.p_value is None:
         return []
     evidence = {
         "observed": _by_arm(facts.arms, users),
         "expected": dict(zip((arm.key for arm in facts.arms), test.expected, strict=True)),
         "statistic": test.statistic,
         "p_value": test.p_value,
-        "exact_p_value": exact,
+        "exact_p_value": srm_exact(users, weights),
         "imported": facts.entrances.imported,
     }
     action = _LOOK_FOR
@@ -139,7 +138,8 @@ def srm_at_every_look(facts: Facts) -> list[Finding] | Unchecked:
 def _by_slice(
     code: Code, arms: Sequence[Arm], slices: Sequence[_Slice], *, title: str, noun: str, action: str
 ) -> list[Finding] | Unchecked:
-    tested = [(one, p) for one in slices if (p := exact_p_value(one.users, arms)) is not None]
+    weights = [arm.weight for arm in arms]
+    tested = [(one, p) for one in slices if (p := srm_exact(one.users, weights)) is not None]
     if not tested:
         return NOBODY
     holm = adjust_p_values([p for _, p in tested], method=Correction.HOLM, alpha=MISMATCH_ALPHA).adjusted

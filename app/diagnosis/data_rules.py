@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from app.diagnosis.facts import Change, Facts
-from app.diagnosis.shares import exact_p_value
 from app.diagnosis.values import NOBODY, Code, Finding, Severity, Unchecked
 from app.diagnosis.wording import count, listed, moment, percent
 from app.experiments.lifecycle import Status
+from app.stats.srm import srm_exact
 
 # From here on the users who are left out may be others than those who stay.
 _GRAVE_SHARE_IN_TWO = 0.01
@@ -249,7 +249,7 @@ def _what(change: Change) -> str:
 
 
 def _shown(facts: Facts, change: Change) -> dict[str, object]:
-    keys = [arm.key for arm in facts.arms]
+    keys, weights = [arm.key for arm in facts.arms], [arm.weight for arm in facts.arms]
     return {
         "at": change.at.isoformat(),
         "actor": change.actor,
@@ -258,6 +258,6 @@ def _shown(facts: Facts, change: Change) -> dict[str, object]:
         "times": change.times,
         "users_before": dict(zip(keys, change.before, strict=True)),
         "users_after": dict(zip(keys, change.after, strict=True)),
-        "srm_p_value_before": exact_p_value(change.before, facts.arms),
-        "srm_p_value_after": exact_p_value(change.after, facts.arms),
+        "srm_p_value_before": srm_exact(change.before, weights),
+        "srm_p_value_after": srm_exact(change.after, weights),
     }

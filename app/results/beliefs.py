@@ -91,11 +91,9 @@ def _of_rates(
 
 
 def _of_values(metric: Measured, control: Sample, treatment: Sample, reading: Reading, credibility: float) -> Belief:
-    prior = None
-    if reading.prior_lift_std is not None:
-        prior = _prior_on_difference(control, reading.prior_lift_mean, reading.prior_lift_std)
-        if prior is None:
-            return Belief(null_reason=NullReason.ZERO_BASELINE)
+    prior = _prior_on_difference(control, reading)
+    if isinstance(prior, NullReason):
+        return Belief(null_reason=prior)
     found = bayes_normal(control, treatment, prior=prior, credibility=credibility)
     return _in_direction(
         metric,
@@ -110,11 +108,23 @@ def _of_values(metric: Measured, control: Sample, treatment: Sample, reading: Re
     )
 
 
-def _prior_on_difference(control: Sample, lift_mean: float, lift_std: float) -> NormalPrior | None:
-    value = control.estimate().value
-    baseline = abs(to_float(value)) if value is not None else 0.0
-    mean, variance = baseline * lift_mean, (baseline * lift_std) ** 2
-    return NormalPrior(mean=mean, variance=variance) if all_finite(mean, variance) and variance > 0 else None
+def _prior_on_difference(control: Sample, reading: Reading) -> NormalPrior | NullReason | None:
+    """Bring the prior on the lift to the metric's unit, or say why that cannot be done; `None` without a prior.
+
+    A lift is a share of the control's value, with its sign: +20 % of a control below 0 is a difference below 0.
+    """
+    if reading.prior_lift_std is None:
+        return None
+    estimate = control.estimate()
+    if estimate.value is None:
+        return estimate.null_reason or NullReason.ZERO_BASELINE
+    baseline = to_float(estimate.value)
+    mean, deviation = baseline * reading.prior_lift_mean, baseline * reading.prior_lift_std
+    variance = deviation * deviation
+    if not all_finite(mean, variance):
+        return NullReason.OUT_OF_RANGE
+    # What is so small that its square vanishes is as good as 0.
+    return NormalPrior(mean=mean, variance=variance) if variance > 0.0 else NullReason.ZERO_BASELINE
 
 
 def _in_direction(metric: Measured, upward: Belief) -> Belief:

@@ -11,7 +11,7 @@ from app.results.page import Arm, Page
 from app.results.series import series_of
 from app.results.variant_values import FamilyResult, MetricResult, SrmResult, VariantResult
 from app.stats.multiple import Correction, adjust_p_values
-from app.stats.srm import srm_chi_square
+from app.stats.srm import srm_check
 
 
 def variants_of(page: Page) -> tuple[VariantResult, ...]:
@@ -50,7 +50,7 @@ def family_of(comparisons: Sequence[ComparisonResult], text: str) -> FamilyResul
 
 def sample_ratio(arms: Sequence[Arm]) -> SrmResult:
     """Test whether the arms have the users that the allocation gives them."""
-    test = srm_chi_square([arm.seen.exposed_by_plan for arm in arms], [arm.variant.allocation_pct for arm in arms])
+    test = srm_check([arm.seen.exposed_by_plan for arm in arms], [arm.variant.allocation_pct for arm in arms])
     return SrmResult(
         observed={arm.variant.key: arm.seen.exposed_by_plan for arm in arms},
         expected={arm.variant.key: users for arm, users in zip(arms, test.expected, strict=True)},

@@ -23,7 +23,7 @@ the arm over both stores.
 | difference of ratios, delta method | `ratios.ratio_difference` | `Comparison` |
 | difference of means, CUPED | `cuped.cuped_difference` | `CupedComparison` |
 | lift of any metric, Fieller | `lift.relative_lift` | `Lift` |
-| sample ratio mismatch | `srm.srm_chi_square(observed, expected_weights)` | `SrmTest` |
+| sample ratio mismatch | `srm.srm_check(observed, expected_weights)`; `srm_chi_square`, `srm_exact` | `SrmTest` |
 | the same, at every look | `srm.srm_sequential(observed, expected_weights)` | `SequentialSrm` |
 | is an effect the same in all groups | `homogeneity.cochran_q([effects.effect_of(...), ...])` | `Homogeneity` |
 | difference of means within strata | `poststratification.poststratified_difference(strata)` | `PostStratified` |

@@ -1,18 +1,23 @@
 """What is believed after the data. Plain functions, no I/O."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from app.reports.markup import Html, tag
 from app.reports.posterior import Beta, Density, Posterior, density_of_normal, density_of_rates, posterior_chart
 from app.reports.sections.over_time import MOST_PICTURES
 from app.reports.values import Material, is_less_better, label_of
+from app.results.answer import DefinitionResult
 from app.results.comparison_values import ComparisonResult
 from app.results.variant_values import MetricResult, VariantResult
 
 
 def beliefs(material: Material) -> Html:
     """Show what may be believed about every difference."""
-    figures = list(_posteriors(material))
+    wanted = _with_interval(material)
+    # A picture is worked out by integration, so no more are than are shown.
+    figures = list(islice(_posteriors(material, wanted), MOST_PICTURES))
+    left = len(wanted) - MOST_PICTURES
     return tag(
         "section",
         tag("h2", "What to believe after the data"),
@@ -22,7 +27,8 @@ def beliefs(material: Material) -> Html:
             " be.",
         ),
         [tag("p", said, class_="soft") for said in _priors(material)],
-        figures[:MOST_PICTURES] or tag("p", "There is no comparison to draw.", class_="note"),
+        figures or tag("p", "There is no comparison to draw.", class_="note"),
+        tag("p", f"{left} more pictures are left out; ask for fewer metrics.", class_="note") if left > 0 else None,
         class_="sheet",
     )
 
@@ -42,34 +48,38 @@ def _priors(material: Material) -> list[str]:
     return list(said)
 
 
-def _posteriors(material: Material) -> Iterator[Html]:
+def _with_interval(material: Material) -> list[tuple[DefinitionResult, ComparisonResult]]:
+    return [
+        (definition, found)
+        for definition in material.results.definitions
+        for found in material.comparisons(definition.key)
+        if found.bayes.credible_lower is not None
+    ]
+
+
+def _posteriors(material: Material, wanted: Iterable[tuple[DefinitionResult, ComparisonResult]]) -> Iterator[Html]:
     results = material.results
     arms = {variant.key: variant for variant in results.variants}
-    number = 0
-    for definition in results.definitions:
-        for found in material.comparisons(definition.key):
-            lower, upper = found.bayes.credible_lower, found.bayes.credible_upper
-            if lower is None or upper is None:
-                continue
-            density = _density(found, arms, results.metadata.confidence_level / 100)
-            if density is None:
-                continue
-            title = tag("h3", tag("code", definition.key), ": ", tag("code", label_of(found)))
-            chart = posterior_chart(
-                f"posterior-{number}",
-                Posterior(
-                    title=f"Posterior of the difference: {definition.key}, {label_of(found)}",
-                    density=density,
-                    credible_lower=lower,
-                    credible_upper=upper,
-                    credibility_percent=results.metadata.confidence_level,
-                    prob_better=found.bayes.prob_better,
-                    less_is_better=is_less_better(definition),
-                ),
-                material.measure(definition).for_pictures(),
-            )
-            yield tag("div", title, tag("figure", chart))
-            number += 1
+    for number, (definition, found) in enumerate(wanted):
+        lower, upper = found.bayes.credible_lower, found.bayes.credible_upper
+        density = _density(found, arms, results.metadata.confidence_level / 100)
+        if lower is None or upper is None or density is None:
+            continue
+        title = tag("h3", tag("code", definition.key), ": ", tag("code", label_of(found)))
+        chart = posterior_chart(
+            f"posterior-{number}",
+            Posterior(
+                title=f"Posterior of the difference: {definition.key}, {label_of(found)}",
+                density=density,
+                credible_lower=lower,
+                credible_upper=upper,
+                credibility_percent=results.metadata.confidence_level,
+                prob_better=found.bayes.prob_better,
+                less_is_better=is_less_better(definition),
+            ),
+            material.measure(definition).for_pictures(),
+        )
+        yield tag("div", title, tag("figure", chart))
 
 
 def _density(found: ComparisonResult, arms: dict[str, VariantResult], credibility: float) -> Density | None:

@@ -1,15 +1,13 @@
 """Sample ratio mismatch over all, by day, by attribute and at every look."""
 
-import random
 from datetime import timedelta
 from decimal import Decimal
 
 import pytest
 
 from app.diagnosis.facts import Arm, DayOfUsers, Entrances, ValueOfUsers
-from app.diagnosis.shares import exact_p_value
 from app.diagnosis.values import Code, Severity, Unchecked
-from tests.unit.diagnosis.worlds import FIRST_DAY, HALVES, facts, found, split, unchecked
+from tests.unit.diagnosis.worlds import FIRST_DAY, facts, found, unchecked
 
 _SRM_CODES = (Code.SRM, Code.SRM_BY_DAY, Code.SRM_BY_ATTRIBUTE, Code.SRM_SEQUENTIAL)
 
@@ -80,17 +78,3 @@ def test_srm_sequential__wrong_from_the_fourth_day_on__says_since_when() -> None
     (finding,) = found(Code.SRM_SEQUENTIAL, facts(days=days))
 
     assert "2026-03-04" <= str(finding.evidence["first_day"]) <= "2026-03-08"
-
-
-@pytest.mark.parametrize(("users", "expected"), [((0, 10), 2 / 2**10), ((5, 5), 1.0), ((0, 0), None)])
-def test_exact_p_value__two_halves__is_the_doubled_tail(users: tuple[int, int], expected: float | None) -> None:
-    assert exact_p_value(users, HALVES) == (None if expected is None else pytest.approx(expected))
-
-
-def test_exact_p_value__fair_divisions_of_few_users_among_uneven_arms__keeps_its_level() -> None:
-    dice = random.Random(20260331)
-    arms = (Arm("control", Decimal(90)), Arm("b", Decimal(9)), Arm("c", Decimal(1)))
-
-    ps = [exact_p_value(split(dice, dice.randint(1, 60), arms), arms) for _ in range(2000)]
-
-    assert sum(p is not None and p < 0.05 for p in ps) / len(ps) <= 0.05

@@ -496,7 +496,8 @@ def test_page__many_metrics_and_variants__leaves_pictures_out_and_says_so() -> N
     metrics = [rates(f"metric_{number}", (0.2, 0.21, 0.2, 0.19, 0.2), users=600) for number in range(20)]
     seen = observed(*(arm(600) for _ in range(5)))
     reader = _check(page(Material(found, analyse(found, Question(), PLAIN, metrics, seen, HERE), None)))
-    assert "20 more pictures are left out" in reader.text
+    # Of the effects over time, and of the posteriors.
+    assert reader.text.count("20 more pictures are left out") == 2
     assert len(reader.of("svg")) == 1 + 60 + 60
 
 

@@ -189,6 +189,41 @@ def test_analyse__prior_on_the_lift__pulls_the_difference_towards_it() -> None:
     assert sceptical.credible_upper < flat.credible_upper / 3
 
 
+def _of_values(*arms: tuple[float, ...]) -> Measured:
+    samples = [
+        MeanSample(
+            n=len(values),
+            sum_values=sum(map(Fraction, values), Fraction(0)),
+            sum_squares=sum((Fraction(value) ** 2 for value in values), Fraction(0)),
+        )
+        for values in arms
+    ]
+    found = {number: MeasuredArm(sample=sample) for number, sample in enumerate(samples, start=1)}
+    return Measured(key="balance", shape=Shape.MEAN, arms=found)
+
+
+def test_analyse__prior_on_the_lift_of_a_control_below_zero__is_a_difference_of_that_lift() -> None:
+    arm_of_ten = (-102.0, -100.0) * 5
+    reading = Reading(prior_lift_mean=0.2, prior_lift_std=1e-6)
+    found = _analyse(_of_values(arm_of_ten, arm_of_ten), reading=reading).comparisons[0].bayes
+
+    # The control's value is -101, and a lift of 20 % of it is -20.2, whatever twenty users say.
+    assert found.credible_lower == pytest.approx(-20.2, rel=1e-3)
+    assert found.credible_upper == pytest.approx(-20.2, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("control", "reason"),
+    [((1e160, -3e160), "OUT_OF_RANGE"), ((1.0, -1.0), "ZERO_BASELINE"), ((), "EMPTY_ARM")],
+)
+def test_analyse__prior_on_the_lift_that_cannot_be_brought_to_the_unit__says_why(
+    control: tuple[float, ...], reason: str
+) -> None:
+    (found,) = _analyse(_of_values(control, (1.0, 2.0)), reading=Reading(prior_lift_std=0.1)).comparisons
+
+    assert (found.bayes.prob_better, found.bayes.null_reason) == (None, reason)
+
+
 def test_analyse__less_is_better__belief_winner_and_decision_turn() -> None:
     arms = ((600, 1000), (400, 1000))
     up, down = _analyse(_rates(*arms)), _analyse(_rates(*arms, direction=Direction.DOWN))

@@ -10,7 +10,7 @@ from app.stats.effects import Scale
 from app.stats.reasons import NullReason
 from app.stats.samples import MeanSample, Proportion
 from app.stats.sequential import always_valid_interval, always_valid_lift, always_valid_reach
-from app.stats.srm import srm_chi_square, srm_sequential
+from app.stats.srm import srm_check, srm_chi_square, srm_exact, srm_sequential
 
 
 def test_srm_chi_square__several_arms__agrees_with_scipy() -> None:
@@ -69,6 +69,45 @@ def test_srm_chi_square__impossible_plan__is_refused(weights: list[float]) -> No
 def test_srm_chi_square__negative_count__is_refused() -> None:
     with pytest.raises(ValueError, match="counts"):
         srm_chi_square([-1, 1], [1, 1])
+
+
+@pytest.mark.parametrize(("users", "expected"), [((0, 10), 2 / 2**10), ((5, 5), 1.0), ((0, 0), None)])
+def test_srm_exact__two_halves__is_the_doubled_tail(users: tuple[int, int], expected: float | None) -> None:
+    assert srm_exact(users, (50, 50)) == (None if expected is None else pytest.approx(expected))
+
+
+def test_srm_exact__fair_divisions_of_few_units_among_uneven_arms__keeps_its_level() -> None:
+    dice = np.random.default_rng(20260331)
+
+    ps = [
+        srm_exact(dice.multinomial(dice.integers(1, 61), (0.9, 0.09, 0.01)).tolist(), (90, 9, 1)) for _ in range(2000)
+    ]
+
+    assert sum(p is not None and p < 0.05 for p in ps) / len(ps) <= 0.05
+
+
+def test_srm_check__first_unit_in_an_arm_of_one_percent__is_no_mismatch() -> None:
+    first = srm_check((0, 1), (99, 1))
+
+    assert first.p_value == pytest.approx(2.5e-23, rel=0.05)
+    assert not first.mismatch
+    assert srm_check((95, 5), (99, 1)).mismatch is False
+    assert srm_check((60, 40), (99, 1)).mismatch is True
+
+
+@pytest.mark.parametrize("expected", [1, 2, 5, 9.9, 10, 15, 20, 50])
+def test_srm_check__arm_of_one_percent__finds_no_more_mismatches_than_two_in_a_thousand(expected: float) -> None:
+    total, share = round(expected * 100), 0.01
+    counts = np.arange(min(total, 200) + 1)
+
+    found = [srm_check((total - int(count), int(count)), (99, 1)).mismatch for count in counts]
+
+    assert stats.binom.pmf(counts, total, share)[found].sum() <= 0.002
+
+
+def test_srm_check__many_units_or_an_arm_without_weight__is_chi_square() -> None:
+    for observed, weights in (((5200, 4800), (1, 1)), ((335, 270, 395), (1, 1, 1)), ((100, 1, 100), (1, 0, 1))):
+        assert srm_check(observed, weights) == srm_chi_square(observed, weights)
 
 
 @pytest.mark.parametrize("concentration", [0.5, 30.0, 1000.0])
