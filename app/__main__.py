@@ -14,6 +14,7 @@ from app.access.projects import Projects
 from app.access.service import AccessService
 from app.core.changes import Changes
 from app.core.db import Database
+from app.core.http_protocol import ProblemProtocol
 from app.core.listening import ListenFailed, listen
 from app.core.logging import configure_logging
 from app.core.migrations import migrate
@@ -94,6 +95,7 @@ def _serve(settings: Settings, listener: socket.socket, connect_clickhouse: Call
     app = create_app(settings, connect_clickhouse=connect_clickhouse)
     config = uvicorn.Config(
         app,
+        http=ProblemProtocol,
         log_level="warning",
         access_log=False,
         timeout_keep_alive=_KEEP_ALIVE_S,

@@ -107,6 +107,10 @@ def _add_operations(api: FastAPI, settings: Settings, metrics: Metrics) -> None:
             response.status_code = 503
         return found
 
+    # Some load balancers probe with HEAD.
+    api.head("/health", include_in_schema=False)(health)
+    api.head("/ready", include_in_schema=False)(ready)
+
     if settings.observability.prometheus_enabled:
 
         @api.get(

@@ -1,8 +1,10 @@
 """Endpoints for tokens and projects."""
 
+import re
 from typing import Annotated
 
 from fastapi import Path, Query, Response
+from pydantic import BeforeValidator
 
 from app.access.caller import CurrentCaller
 from app.access.errors import ProjectKeyTaken, TokenNotFound
@@ -26,7 +28,22 @@ from app.core import routes
 from app.core.paging import Paging
 from app.core.problems import documented
 
-MAX_ID = 2**63 - 1
+_MAX_ID = 2**63 - 1
+_ID = re.compile("[1-9][0-9]*")
+
+
+def _written_as_in_answers(token_id: str) -> str:
+    """Take an id in the form that answers have it in: nobody revokes token 1 by `1.0`, `+1` or `01`."""
+    if _ID.fullmatch(token_id) is None:
+        raise ValueError("must be the token's id as answers have it, as in 7")
+    return token_id
+
+
+TokenId = Annotated[
+    int,
+    Path(ge=1, le=_MAX_ID, description="The token's `id`, not its secret."),
+    BeforeValidator(_written_as_in_answers),
+]
 
 router = routes.router(tags=["access"])
 
@@ -60,7 +77,7 @@ async def list_tokens(caller: CurrentCaller, access: Access, paging: Paging) -> 
     responses=documented(*WITH_BODY, TokenNotFound),
 )
 async def revoke_token(
-    token_id: Annotated[int, Path(ge=1, le=MAX_ID, description="The token's `id`, not its secret.")],
+    token_id: TokenId,
     caller: CurrentCaller,
     access: Access,
 ) -> None:

@@ -13,10 +13,11 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import asyncpg
 import structlog
-from sqlalchemy import make_url, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.db import Database, StoreUnavailable
+from app.core.urls import connect_arguments
 
 log = structlog.get_logger()
 
@@ -161,9 +162,8 @@ class Changes:
         self._seen_at = self._monotonic() - LEASE_S + _RECONNECT_AFTER_S
 
     async def _open(self) -> None:
-        url = make_url(self._database.engine.url).set(drivername="postgresql")
         self._connection = await asyncpg.connect(
-            url.render_as_string(hide_password=False),
+            **connect_arguments(self._database.engine.url),
             timeout=3,
             command_timeout=3,
             server_settings={"application_name": _LISTENER_PREFIX},

@@ -106,6 +106,18 @@ class Unavailable(AppError):
         super().__init__(detail, headers={"Retry-After": str(retry_after_s)})
 
 
+class MalformedRequest(AppError):
+    status = 400
+    slug = "malformed-request"
+    title = "The request is not HTTP"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The request line or a header holds what HTTP does not allow. Percent-encode letters beyond ASCII in path"
+            " and query, as j%C3%BCrgen (curl: -G --data-urlencode), and send one Content-Length."
+        )
+
+
 class MalformedBody(AppError):
     status = 400
     slug = "malformed-json"

@@ -10,11 +10,12 @@ from pydantic import Field, FilePath, SecretStr, ValidationError, field_validato
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableSetting
 
+from app.core.urls import LAST_PORT, usable_database_url, usable_redis_url
+
 _PLACEHOLDER_SECRETS = frozenset({"", "change-me", "changeme", "secret", "default", "development", "test"})
 _MIN_SECRET_LENGTH = 16
 # A hundred years; leaving a retention out means for ever.
 _MOST_DAYS = 36_500
-_LAST_PORT = 65_535
 # A name or an address, without a scheme and without a port.
 _HOST = r"^(\[[0-9A-Fa-f:.%]+\]|[0-9A-Fa-f]*:[0-9A-Fa-f:.]+|[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?)$"
 _ENV_FILE = ".env"
@@ -43,7 +44,7 @@ class ServerSettings(_Group):
     """The process itself: where it listens and how it presents itself."""
 
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    port: Annotated[int, Field(ge=0, le=LAST_PORT)] = 8000
     data_dir: Path = Path(".data")
     environment: Environment = Environment.DEVELOPMENT
     debug: bool = False
@@ -68,10 +69,8 @@ class DatabaseSettings(_Group):
 
     @field_validator("url")
     @classmethod
-    def _one_dialect(cls, url: str | None) -> str | None:
-        if url is not None and not url.startswith("postgresql+asyncpg://"):
-            raise ValueError("must start with postgresql+asyncpg://")
-        return url
+    def _can_be_used(cls, url: str | None) -> str | None:
+        return url if url is None else usable_database_url(url)
 
 
 class RedisSettings(_Group):
@@ -82,17 +81,15 @@ class RedisSettings(_Group):
 
     @field_validator("url")
     @classmethod
-    def _known_scheme(cls, url: str | None) -> str | None:
-        if url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("must start with redis://, rediss:// or unix://")
-        return url
+    def _can_be_used(cls, url: str | None) -> str | None:
+        return url if url is None else usable_redis_url(url)
 
 
 class ClickHouseSettings(_Group):
     """ClickHouse, the history. Without a host the engine runs inside this process."""
 
     host: str | None = Field(default=None, pattern=_HOST, validation_alias="CLICKHOUSE_HOST")
-    port: Annotated[int, Field(ge=1, le=65535)] = Field(default=8123, validation_alias="CLICKHOUSE_PORT")
+    port: Annotated[int, Field(ge=1, le=LAST_PORT)] = Field(default=8123, validation_alias="CLICKHOUSE_PORT")
     database: str = Field(
         default="experiments",
         pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$",
@@ -124,7 +121,7 @@ class KafkaSettings(_Group):
     def _hosts_and_ports(cls, servers: str | None) -> str | None:
         for server in () if servers is None else servers.split(","):
             host, _, port = server.strip().rpartition(":")
-            if re.match(_HOST, host) is None or not (port.isdecimal() and 0 < int(port) <= _LAST_PORT):
+            if re.match(_HOST, host) is None or not (port.isdecimal() and 0 < int(port) <= LAST_PORT):
                 raise ValueError("must be host:port, or several with commas, as in kafka-1:9092,kafka-2:9092")
         return servers
 

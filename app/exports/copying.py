@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
-from sqlalchemy import make_url, text
+from sqlalchemy import text
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 
 from app.core.db import Database, StoreUnavailable
+from app.core.urls import connect_arguments
 from app.exports.values import Write
 
 _CONNECT_TIMEOUT_S = 3
@@ -38,6 +39,10 @@ _NO_TEMPORARY_TABLES = (
     "The service's role may not make temporary tables, which an export of events that PostgreSQL has dropped needs."
     " GRANT TEMPORARY ON DATABASE to it, or ask with a later start_date."
 )
+_TOO_LONG = (
+    f"PostgreSQL was read for {_LONGEST_COPY_S // 60} minutes, which is the longest that it may be: its clean-up waits"
+    " meanwhile. Ask for less at once, or take it faster."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,44 +55,65 @@ class LineForm:
     quote: str = '"'
 
 
+class _Taker:
+    """Hands lines on, and remembers by what their taker failed: a pipe breaks in the same words as a connection."""
+
+    def __init__(self, take: Write) -> None:
+        self._take = take
+        self.failure: Exception | None = None
+
+    async def __call__(self, lines: bytes) -> None:
+        try:
+            await self._take(lines)
+        except Exception as error:
+            self.failure = error
+            raise
+
+
 class Session:
-    """One connection. Every method raises `StoreUnavailable` when PostgreSQL is away."""
+    """One connection. Every method raises `StoreUnavailable` when PostgreSQL is away, or takes longer than it may."""
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
 
     async def run(self, script: str) -> None:
         """Run statements without parameters."""
-        with _translated():
+        with self._translated():
             await self._connection.execute(script, timeout=_LONGEST_COPY_S)
 
     async def execute(self, sql: str, parameters: Mapping[str, Any]) -> None:
         """Run a statement with named parameters that answers nothing."""
         statement, arguments = _positional(sql, parameters)
-        with _translated():
+        with self._translated():
             await self._connection.execute(statement, *arguments, timeout=_LONGEST_COPY_S)
 
     async def rows(self, sql: str, *arguments: object) -> Sequence[asyncpg.Record]:
         """Return a query's rows; its parameters are `$1` and so on."""
-        with _translated():
+        with self._translated():
             rows: list[asyncpg.Record] = await self._connection.fetch(sql, *arguments, timeout=_LONGEST_COPY_S)
         return rows
 
     async def copy_in(self, table: str, columns: Sequence[str], lines: bytes) -> None:
         """Append lines of COPY's text to a table."""
-        with _translated():
+        with self._translated():
             await self._connection.copy_to_table(
-                table, source=io.BytesIO(lines), columns=columns, format="text", encoding="utf-8"
+                table,
+                source=io.BytesIO(lines),
+                columns=columns,
+                format="text",
+                encoding="utf-8",
+                timeout=_LONGEST_COPY_S,
             )
 
     async def copy_out(self, sql: str, parameters: Mapping[str, Any], form: LineForm, sink: Write) -> None:
-        """Run the query and hand its lines to `sink`, whole lines at a time."""
+        """Run the query and hand its lines to `sink`, whole lines at a time; what `sink` raises comes out as it is."""
         statement, arguments = _positional(sql, parameters)
-        with _translated():
+        taker = _Taker(sink)
+        with self._translated(taker):
             await self._connection.copy_from_query(
                 statement,
                 *arguments,
-                output=sink,
+                output=taker,
                 format="csv",
                 header=form.header,
                 delimiter=form.delimiter,
@@ -96,13 +122,32 @@ class Session:
                 timeout=_LONGEST_COPY_S,
             )
 
+    @contextlib.contextmanager
+    def _translated(self, taker: _Taker | None = None) -> Iterator[None]:
+        try:
+            yield
+        except (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError) as error:
+            raise StoreUnavailable(_AWAY) from error
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise StoreUnavailable(_NO_TEMPORARY_TABLES) from error
+        except asyncpg.InterfaceError as error:
+            # Of an open connection it speaks of a mistake of ours.
+            if not self._connection.is_closed():
+                raise
+            raise StoreUnavailable(_AWAY) from error
+        except OSError as error:  # Time-outs are among them.
+            if taker is not None and error is taker.failure:
+                raise
+            # A time-out with a number is the network's, not ours.
+            is_over = isinstance(error, TimeoutError) and error.errno is None
+            raise StoreUnavailable(_TOO_LONG if is_over else _AWAY) from error
+
 
 class Copying:
     """Opens connections and copies."""
 
     def __init__(self, database: Database) -> None:
-        url = make_url(database.engine.url).set(drivername="postgresql")
-        self._url = url.render_as_string(hide_password=False)
+        self._connect_arguments = connect_arguments(database.engine.url)
 
     async def copy(self, sql: str, parameters: Mapping[str, Any], form: LineForm, sink: Write) -> None:
         """Run one query on a connection of its own, and hand its lines to `sink`, whole lines at a time.
@@ -124,7 +169,9 @@ class Copying:
         """
         settings = _SETTINGS | {"default_transaction_read_only": "off" if writes else "on"}
         try:
-            connection = await asyncpg.connect(self._url, timeout=_CONNECT_TIMEOUT_S, server_settings=settings)
+            connection = await asyncpg.connect(
+                **self._connect_arguments, timeout=_CONNECT_TIMEOUT_S, server_settings=settings
+            )
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise StoreUnavailable(_AWAY) from error
         try:
@@ -132,16 +179,6 @@ class Copying:
         finally:
             # Without a word of farewell, for which a server in the middle of a COPY would not have an ear.
             connection.terminate()
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError) as error:
-        raise StoreUnavailable(_AWAY) from error
-    except asyncpg.InsufficientPrivilegeError as error:
-        raise StoreUnavailable(_NO_TEMPORARY_TABLES) from error
 
 
 def _positional(sql: str, parameters: Mapping[str, Any]) -> tuple[str, list[Any]]:

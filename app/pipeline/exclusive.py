@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 import structlog
-from sqlalchemy import make_url
 
 from app.core.db import Database
 from app.core.errors import Unavailable
+from app.core.urls import connect_arguments
 
 log = structlog.get_logger()
 
@@ -86,9 +86,8 @@ class Exclusive:
 @asynccontextmanager
 async def own_connection(database: Database) -> AsyncIterator[asyncpg.Connection]:
     """Open a connection beside the pool, for work that takes long or needs a session."""
-    url = make_url(database.engine.url).set(drivername="postgresql")
     connection = await asyncpg.connect(
-        url.render_as_string(hide_password=False),
+        **connect_arguments(database.engine.url),
         timeout=_CONNECT_TIMEOUT_S,
         command_timeout=_COMMAND_TIMEOUT_S,
         server_settings={

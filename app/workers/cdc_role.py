@@ -8,9 +8,9 @@ import secrets
 import sys
 
 import asyncpg
-from sqlalchemy import make_url
 
 from app.core.settings import SettingsError
+from app.core.urls import connect_arguments
 from app.workers.command import CommandFailed, exit_code_of, one_line, say
 from app.workers.settings import CdcSettings
 
@@ -49,9 +49,8 @@ async def set_up_role(database_url: str, role: str, password: str) -> None:
     Raises:
         CommandFailed: PostgreSQL cannot be reached, or the user of the URL may not do this.
     """
-    url = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
     try:
-        connection = await asyncpg.connect(url, timeout=_CONNECT_TIMEOUT_S)
+        connection = await asyncpg.connect(**connect_arguments(database_url), timeout=_CONNECT_TIMEOUT_S)
         try:
             async with connection.transaction():
                 await _set_up(connection, role, password)

@@ -14,6 +14,7 @@ import asyncpg
 from sqlalchemy import URL, make_url
 
 from app.core.settings import SettingsError
+from app.core.urls import connect_arguments
 from app.pipeline.topics import topics
 from app.workers.command import CommandFailed, exit_code_of, one_line, say, wait_s_of
 from app.workers.connect_api import ConnectApi
@@ -89,7 +90,7 @@ def _account(settings: CdcSettings) -> URL:
     if settings.password is None:
         if settings.database_url is None:
             raise SettingsError("CDC_DATABASE_PASSWORD or DATABASE_URL: must be set, to drop the replication slot")
-        return make_url(settings.database_url).set(drivername="postgresql")
+        return make_url(settings.database_url)
     source, password = settings.source(), settings.password.get_secret_value()
     return URL.create("postgresql", source.user, password, source.host, source.port, source.name)
 
@@ -109,7 +110,7 @@ async def _drop_slot(account: URL, slot: str, give_up_at: float) -> None:
 
 @asynccontextmanager
 async def _connection(account: URL) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(account.render_as_string(hide_password=False), timeout=_CONNECT_TIMEOUT_S)
+    connection = await asyncpg.connect(**connect_arguments(account), timeout=_CONNECT_TIMEOUT_S)
     try:
         yield connection
     finally:

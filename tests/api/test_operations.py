@@ -1,11 +1,12 @@
 """Health, readiness, metrics, the schema and its UI."""
 
 import re
+import socket
 
 import httpx
 import pytest
 
-from tests.factories import make_experiment
+from tests.factories import expect_problem, make_experiment
 
 # The contract's table, and what came to it.
 _CONTRACT = {
@@ -51,6 +52,37 @@ def test_ready__all_servers_up__says_so_for_each(root: httpx.Client) -> None:
     response = root.get("/ready")
     assert response.status_code == 200
     assert set(response.json()["checks"].values()) == {"ok"}
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+def test_probes__by_head__answer_as_by_get_without_a_body(root: httpx.Client, path: str) -> None:
+    response = root.head(path)
+    assert (response.status_code, response.content) == (200, b"")
+    assert response.headers["content-length"] == root.get(path).headers["content-length"]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "GET /api/v1/experiments?q=jürgen HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: abc\r\n\r\n",
+        "FOO /health HTTP/1.1\r\nHost: x\r\n\r\n",
+        "nonsense\r\n\r\n",
+    ],
+)
+def test_request__that_is_no_http__is_answered_with_a_problem_and_closed(root: httpx.Client, sent: str) -> None:
+    with socket.create_connection((root.base_url.host, root.base_url.port or 80), timeout=10) as connection:
+        connection.sendall(sent.encode())
+        received = b"".join(iter(lambda: connection.recv(65_536), b""))
+
+    head, _, body = received.partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    headers = httpx.Headers(dict(line.split(": ", 1) for line in lines))
+    assert status == "HTTP/1.1 400 Bad Request"
+    assert int(headers["content-length"]) == len(body)
+    problem = expect_problem(httpx.Response(400, headers=headers, content=body), 400)
+    assert problem["type"].endswith(":malformed-request")
+    assert root.get("/health").status_code == 200
 
 
 def test_metrics__after_requests__count_them_by_route_and_name_no_user(

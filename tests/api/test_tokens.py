@@ -192,6 +192,18 @@ def test_token__unknown__cannot_be_revoked(client: httpx.Client, token_id: str, 
     expect_problem(client.delete(f"/tokens/{token_id}"), status)
 
 
+@pytest.mark.parametrize("spelling", ["{}.0", "+{}", "%2B{}", "0{}", "{}%20", "%20{}", "{}_"])
+def test_token__id_in_another_spelling__revokes_nothing(
+    client: httpx.Client, make_token: Callable[..., Json], spelling: str
+) -> None:
+    made = make_token("admin")
+
+    expect_problem(client.delete(f"/tokens/{spelling.format(made['id'])}"), 422, field="token_id")
+
+    (item,) = [item for item in walk(client, "/tokens", limit=200) if item["id"] == made["id"]]
+    assert item["revoked_at"] is None
+
+
 def test_token__revoking_itself__is_refused_afterwards(stranger: httpx.Client, make_token: Callable[..., Json]) -> None:
     made = make_token("admin")
     headers = {"Authorization": f"Bearer {made['token']}"}
