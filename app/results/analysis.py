@@ -109,7 +109,7 @@ def refuse_long_series(entries: int) -> None:
 def _summary(page: Page, *, srm_mismatch: bool) -> Summary:
     metric, question, control = page.metrics[0], page.question, page.control
     winning, verdict = winner(page, srm_mismatch=srm_mismatch)
-    # Of several treatments the smallest: what is detectable there is detectable in all.
+    # By the treatment with the fewest users: as a rule the others' effects are found when they are smaller still.
     smallest = min(page.treatments, key=lambda arm: arm.seen.exposed)
     detectable = detectable_effect(
         metric, metric.of(control.variant.id), metric.of(smallest.variant.id), question.confidence
@@ -125,7 +125,7 @@ def _summary(page: Page, *, srm_mismatch: bool) -> Summary:
         now=page.now,
         running=page.experiment.status is Status.RUNNING and not page.has_ended,
         target=Target(users=page.planned_sample, detectable=page.reading.target_mde),
-        detectable_now=detectable,
+        detectable_now=detectable.effect,
     )
     return Summary(
         status=page.experiment.status.value,
@@ -133,7 +133,8 @@ def _summary(page: Page, *, srm_mismatch: bool) -> Summary:
         verdict=verdict,
         metric=metric.key,
         confidence_level=question.confidence_level,
-        minimum_detectable_effect=detectable,
+        minimum_detectable_effect=detectable.effect,
+        minimum_detectable_effect_null_reason=detectable.null_reason,
         decision=decision_on(page, srm_mismatch=srm_mismatch),
         users_per_day=runtime.users_per_day,
         remaining_days=runtime.remaining_days,

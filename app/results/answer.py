@@ -25,6 +25,7 @@ class Summary:
     confidence_level: float
     # Relative: 0.05 is 5 %.
     minimum_detectable_effect: float | None
+    minimum_detectable_effect_null_reason: str | None
     decision: DecisionResult
     # Exposed users a day, over the last days; until the planned sample is there that many days remain.
     users_per_day: float | None

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 from app.results.measured import Measured, MeasuredArm
 from app.results.reading import Reading
-from app.results.words import NO_TEST
+from app.results.words import NO_TEST, NO_VALUES
 from app.stats.bayes_best import prob_best_rate, prob_best_value
 from app.stats.bayes_difference import bayes_rate_difference
 from app.stats.bayes_effect import NormalPrior, bayes_normal
 from app.stats.exact import all_finite, to_float
 from app.stats.rate_belief import BetaPrior
 from app.stats.reasons import NullReason
-from app.stats.samples import Proportion, Sample
+from app.stats.samples import ArmEstimate, Proportion, Sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,14 @@ class Belief:
     loss_if_kept: float | None = None
     lower: float | None = None
     upper: float | None = None
+    null_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chance:
+    """That an arm is the best of all; without it, why."""
+
+    value: float | None = None
     null_reason: str | None = None
 
 
@@ -43,20 +51,38 @@ def belief(
     return _of_values(metric, c.estimate(), t.estimate(), reading, credibility)
 
 
-def prob_best(metric: Measured, arms: Sequence[MeasuredArm], reading: Reading) -> tuple[float | None, ...]:
-    """Return each arm's chance to be the best by the metric, (k,), in its direction; `None` where it is undefined.
+def prob_best(metric: Measured, arms: Sequence[MeasuredArm], reading: Reading) -> tuple[Chance, ...]:
+    """Return each arm's chance to be the best by the metric, (k,), in its direction.
 
     The best of those that have users: of an arm without any there is the prior alone, which may well seem better than
-    what was seen of the others. Such an arm has `None`, and takes nothing from the others.
+    what was seen of the others. Such an arm has none, and takes nothing from the others.
 
     A prior on lifts says nothing about the arms' own values; for metrics other than rates they have flat ones here.
     """
+    if not metric.tested:
+        return (Chance(null_reason=NO_TEST),) * len(arms)
     with_users = [arm.sample.estimate().n > 0 for arm in arms]
     samples = [arm.sample for arm, has_users in zip(arms, with_users, strict=True) if has_users]
     # The best of one is no finding.
-    found = _prob_best(metric, samples, reading) if metric.tested and len(samples) > 1 else None
+    found = _prob_best(metric, samples, reading) if len(samples) > 1 else None
+    reason = None if found is not None else _of_weakest([sample.estimate() for sample in samples])
     chances = iter(found or ())
-    return tuple(next(chances, None) if has_users else None for has_users in with_users)
+    return tuple(
+        Chance(next(chances, None), reason) if has_users else Chance(null_reason=NullReason.EMPTY_ARM)
+        for has_users in with_users
+    )
+
+
+def _of_weakest(estimates: Sequence[ArmEstimate]) -> str:
+    """Return why there is no best of these arms: one that can be compared with none takes the chance from all."""
+    if len(estimates) < 2:
+        return NullReason.TOO_FEW_ARMS
+    for estimate in estimates:
+        if estimate.value is None or estimate.variance is None:
+            return estimate.null_reason or NO_VALUES
+        if estimate.variance == 0:
+            return NullReason.ZERO_VARIANCE
+    return NullReason.OUT_OF_RANGE
 
 
 def _prob_best(metric: Measured, samples: Sequence[Sample], reading: Reading) -> tuple[float, ...] | None:
@@ -103,7 +129,8 @@ def _of_values(metric: Measured, control: Sample, treatment: Sample, reading: Re
             loss_if_kept=found.expected_loss_choose_control,
             lower=found.lower,
             upper=found.upper,
-            null_reason=found.null_reason,
+            # A quantile of users without values has no reason of its own.
+            null_reason=found.null_reason or (NO_VALUES if found.prob_treatment_better is None else None),
         ),
     )
 

@@ -13,7 +13,7 @@ from app.results.contrasts import Adjusted, Contrast
 from app.results.measured import Measured, Shape
 from app.results.reading import Reading
 from app.results.values import Question
-from app.results.words import sentences
+from app.results.words import NEGATIVE_BASELINE, sentences
 from app.stats.noninferiority import NonInferiority
 
 
@@ -34,6 +34,8 @@ def comparison(
     """
     shown = found if question.include_ci else found.without_intervals()
     treatment_arm, control_arm = metric.of(variant.id), metric.of(control.id)
+    baseline = control_arm.sample.estimate().value
+    turned = NEGATIVE_BASELINE if baseline is not None and baseline < 0 and shown.lift is not None else None
     thought = belief(metric, control_arm, treatment_arm, reading, question.confidence)
     return ComparisonResult(
         variant=variant.key,
@@ -63,7 +65,7 @@ def comparison(
         noninferiority=_noninferiority(metric, shown.noninferiority),
         method=shown.method,
         null_reason=shown.null_reason or shown.interval_null_reason,
-        notes=sentences([shown.null_reason, shown.interval_null_reason, shown.always_null_reason]),
+        notes=sentences([shown.null_reason, shown.interval_null_reason, shown.always_null_reason, turned]),
     )
 
 

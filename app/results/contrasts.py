@@ -131,20 +131,32 @@ def contrast(metric: Measured, control: MeasuredArm, treatment: MeasuredArm, con
     )
 
 
-def detectable_effect(
-    metric: Measured, control: MeasuredArm, treatment: MeasuredArm, confidence: float
-) -> float | None:
-    """Return the smallest relative effect that the test finds with 80 % power in as many users as there are.
+@dataclass(frozen=True, slots=True)
+class Detectable:
+    """The smallest relative effect that the test finds with 80 % power in as many users as there are; or why none."""
 
-    `None` where the metric has no test, an arm is too small, or the control's value is 0 or has no variance.
+    effect: float | None = None
+    null_reason: str | None = None
+
+
+def detectable_effect(metric: Measured, control: MeasuredArm, treatment: MeasuredArm, confidence: float) -> Detectable:
+    """Return what can be detected between two arms.
+
+    Nothing where the metric has no test, an arm is too small, or the control's value is 0 or has no variance.
     """
     c, t = control.sample.estimate(), treatment.sample.estimate()
-    if not metric.tested or 1 - confidence >= _POWER or not (c.n and t.n):
-        return None
+    if not metric.tested:
+        return Detectable(null_reason=NO_TEST)
+    if not (c.n and t.n):
+        return Detectable(null_reason=NullReason.EMPTY_ARM)
+    if 1 - confidence >= _POWER:
+        # Such a test finds something more often than that where there is nothing.
+        return Detectable(null_reason=NullReason.NOT_ATTAINABLE)
     design = Design(alpha=1 - confidence, ratio_treatment_to_control=t.n / c.n)
     if isinstance(control.sample, Proportion):
         baseline = control.sample.successes / control.sample.trials
-        return mde_proportions(baseline=baseline, n_control=c.n, power=_POWER, design=design).relative
+        found = mde_proportions(baseline=baseline, n_control=c.n, power=_POWER, design=design)
+        return Detectable(found.relative, found.null_reason)
     return _detectable_difference(c, t, design)
 
 
@@ -287,16 +299,20 @@ def _reason_without_lift_interval(lift: Lift) -> str | None:
     return NO_SPREAD_AROUND_ZERO if only_one_varies else lift.null_reason
 
 
-def _detectable_difference(c: ArmEstimate, t: ArmEstimate, design: Design) -> float | None:
+def _detectable_difference(c: ArmEstimate, t: ArmEstimate, design: Design) -> Detectable:
     """Solve for the difference with the arms' own variances, as the test of it has them."""
-    if c.variance is None or t.variance is None or not c.value:
-        return None
+    if c.value is None or c.variance is None or t.variance is None:
+        return Detectable(null_reason=c.null_reason or t.null_reason or NO_VALUES)
+    if c.value == 0:
+        return Detectable(null_reason=NullReason.ZERO_BASELINE)
+    if c.variance + t.variance == 0:
+        return Detectable(null_reason=NullReason.ZERO_VARIANCE)
     error, baseline = math.sqrt(to_float(c.variance + t.variance)), abs(to_float(c.value))
     # The standard deviation that, common to both arms, gives the difference this standard error.
     std = error * math.sqrt(c.n / (1 + 1 / design.ratio_treatment_to_control))
     if not all_finite(std, baseline) or std == 0 or baseline == 0:
-        return None
-    found = mde_means(
-        std=std, n_control=c.n, power=_POWER, baseline=baseline, design=design, method=MeanPower.Z
-    ).relative
-    return found if found is not None and all_finite(found) else None
+        return Detectable(null_reason=NullReason.OUT_OF_RANGE)
+    found = mde_means(std=std, n_control=c.n, power=_POWER, baseline=baseline, design=design, method=MeanPower.Z)
+    if found.relative is None or not all_finite(found.relative):
+        return Detectable(null_reason=found.null_reason or NullReason.OUT_OF_RANGE)
+    return Detectable(found.relative)

@@ -67,7 +67,7 @@ def of_primary(at: Circumstances, standings: Mapping[str, Standing], *, judged: 
 
 def _left_open(at: Circumstances) -> str:
     so_far = "" if at.reached or at.ended else " so far"
-    return f"is shown to be neither better nor worse than the control by {at.metric}{so_far}"
+    return f"is not shown to be better or worse than the control by {at.metric}{so_far}"
 
 
 def _not_judged(at: Circumstances) -> str:

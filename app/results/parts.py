@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from app.results.beliefs import prob_best
+from app.results.beliefs import Chance, prob_best
 from app.results.comparing import comparison
 from app.results.comparison_values import ComparisonResult
 from app.results.estimates import lift_percent, measure
@@ -73,7 +73,7 @@ def _comparisons(page: Page, holm: Iterable[float | None], bh: Iterable[float | 
     )
 
 
-def _metric(page: Page, metric: Measured, arm: Arm, chance: float | None) -> MetricResult:
+def _metric(page: Page, metric: Measured, arm: Arm, best: Chance) -> MetricResult:
     own, control, wanted = metric.of(arm.variant.id), metric.of(page.control.variant.id), page.question.include_ci
     found = measure(metric, own, page.question.confidence)
     return MetricResult(
@@ -82,7 +82,8 @@ def _metric(page: Page, metric: Measured, arm: Arm, chance: float | None) -> Met
         ci_lower=found.lower if wanted else None,
         ci_upper=found.upper if wanted else None,
         lift_vs_control=None if arm.variant.is_control else lift_percent(control, own),
-        prob_best=chance,
+        prob_best=best.value,
+        prob_best_null_reason=best.null_reason,
         steps=own.steps or None,
         # A reason that concerns the interval alone is of interest only where an interval was wanted.
         null_reason=found.null_reason if wanted or found.value is None else None,

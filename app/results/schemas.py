@@ -57,8 +57,12 @@ class SummaryOut(Out):
     confidence_level: float
     minimum_detectable_effect: Annotated[
         float | None,
-        Field(description="Smallest relative effect found with 80 % power in as many users: 0.05 is 5 %."),
+        Field(
+            description="Smallest relative effect found with 80 % power in as many users, by the treatment with the"
+            " fewest: 0.05 is 5 %."
+        ),
     ]
+    minimum_detectable_effect_null_reason: str | None
     decision: DecisionOut
     users_per_day: Annotated[float | None, Field(description="Exposed, over the last seven days.")]
     remaining_days: Annotated[

@@ -20,6 +20,7 @@ class MetricOut(Out):
         float | None,
         Field(description="Chance to be the best by this metric, of all variants that have users; null without any."),
     ]
+    prob_best_null_reason: str | None
     steps: Annotated[list[int] | None, Field(description="Of a funnel: the users who got as far as each step.")]
     null_reason: str | None
 

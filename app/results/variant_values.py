@@ -18,6 +18,7 @@ class MetricResult:
     # That no other variant with users has a better value, by the beliefs of `bayes`; null where one of these has none,
     # and for a variant without users.
     prob_best: float | None
+    prob_best_null_reason: str | None
     # Of a funnel: the users who got as far as each step, in their order.
     steps: tuple[int, ...] | None
     null_reason: str | None

@@ -15,6 +15,8 @@ NO_COVARIATE = "NO_COVARIATE"
 NO_SPREAD_AROUND_ZERO = "NO_SPREAD_AROUND_ZERO"
 # The lift has an interval at this look, but none yet that holds at every look.
 ALWAYS_VALID_UNBOUNDED = "ALWAYS_VALID_UNBOUNDED"
+# Nothing is missing, but a lift reads the other way round.
+NEGATIVE_BASELINE = "NEGATIVE_BASELINE"
 # The metric was not measured day by day.
 NO_DAILY_DATA = "NO_DAILY_DATA"
 # Users from before `start_date` count on the first day, and its own are not told from them.
@@ -31,11 +33,15 @@ _SENTENCES: Mapping[str, str] = MappingProxyType(
         " test of the difference stands.",
         ALWAYS_VALID_UNBOUNDED: "The control's value is not yet far enough from 0 for a lift that holds at every look:"
         " its always-valid interval has no two finite ends. The one of the difference stands.",
+        NEGATIVE_BASELINE: "The control's value is below 0, so that a lift above 0 is a change further below it: read"
+        " the difference.",
         "EMPTY_ARM": "A variant has no exposed user yet.",
-        "TOO_FEW_UNITS": "A variance needs two users in each variant at least.",
+        "TOO_FEW_UNITS": "Too few users: a variance needs two in each variant at least, and a quantile's interval needs"
+        " enough with values on both sides of it.",
         "TOO_FEW_GROUPS": "Nothing to compare: fewer than two parts have `min_sample` users of both variants, and a"
         " variance. Take larger parts, such as weeks, or a smaller `min_sample`.",
-        "ZERO_VARIANCE": "All users of the compared variants have the same value, so there is nothing to test.",
+        "ZERO_VARIANCE": "Within the compared variants all users have the same value (of a quantile: its interval has"
+        " no length), so there is no variance to test with.",
         "ZERO_BASELINE": "The control's value is 0, and a lift over 0 does not exist; read the difference.",
         "ZERO_DENOMINATOR": "The metric's denominator sums to 0 in a variant.",
         "NON_POSITIVE_VALUE": "The control's value is not above 0, so that a share of it, such as a margin, means"

@@ -82,13 +82,23 @@ def decision(material: Material) -> Html:
     )
 
 
+def _where(material: Material) -> str:
+    """Name the treatment that the detectable effect is about, where there are several."""
+    treatments = [variant for variant in material.results.variants if not variant.is_control]
+    if len(treatments) < 2:
+        return ""
+    metric = material.results.summary.metric
+    fewest = min(treatments, key=lambda variant: variant.metrics[metric].sample_size)
+    return f" by {fewest.key}, the treatment with the fewest users"
+
+
 def _outlook(material: Material) -> str:
     summary = material.results.summary
     said = []
     if summary.minimum_detectable_effect is not None:
         said.append(
             f"With as many users as there are, a lift of {100 * summary.minimum_detectable_effect:.3g} % in"
-            f" {summary.metric} would be found four times out of five."
+            f" {summary.metric} would be found four times out of five{_where(material)}."
         )
     if summary.users_per_day is not None:
         said.append(f"{plain(round(summary.users_per_day, 1))} users enter a day.")

@@ -473,7 +473,7 @@ def test_page__series_that_ends_without_a_difference__says_which_day_the_last_nu
 def test_page__series_without_any_difference__says_why() -> None:
     text = _check(page(_with_gaps(material(2), dict.fromkeys(range(21), "TOO_FEW_UNITS")))).text
 
-    assert "signup : A variance needs two users in each variant at least." in text
+    assert "signup : Too few users: a variance needs two in each variant at least" in text
 
 
 def test_page__day_without_an_interval_alone__keeps_its_difference_and_says_what_lacks() -> None:
@@ -488,7 +488,7 @@ def test_page__day_without_an_interval_alone__keeps_its_difference_and_says_what
     )
 
     assert _drawn(reader) - _drawn(plain) == {"band always": 1, "edge always": 2}
-    assert "One day (2026-03-06) with a difference but not both intervals: All users of the compared" in reader.text
+    assert "One day (2026-03-06) with a difference but not both intervals: Within the compared" in reader.text
 
 
 def test_page__many_metrics_and_variants__leaves_pictures_out_and_says_so() -> None:

@@ -97,4 +97,4 @@ def detectable_of(
     metric: Metric, control: ArmObservations, treatment: ArmObservations, confidence: float = 0.95
 ) -> float | None:
     found = built_in(metric, control, treatment)
-    return detectable_effect(found, found.of(1), found.of(2), confidence)
+    return detectable_effect(found, found.of(1), found.of(2), confidence).effect

@@ -28,7 +28,7 @@ from app.results.values import Entries, Exclusion, Metric, Observations, Questio
 from app.results.verdicts import DecisionVerdict, Verdict
 from app.stats.cuped import cuped_difference
 from app.stats.multiple import Correction, adjust_p_values
-from app.stats.samples import CovariateSample, MeanSample, Proportion, RatioSample, Sample
+from app.stats.samples import ArmEstimate, CovariateSample, MeanSample, Proportion, RatioSample, Sample
 from app.stats.sequential import always_valid_interval
 from tests.unit.results.arms import STARTED, arm, experiment, observed
 
@@ -574,3 +574,41 @@ def test_analyse__ten_metrics_of_three_arms_with_a_month_of_days__is_fast() -> N
     assert sum(len(series.points) for series in found.effect_over_time) == 600
     # About 40 ms on one core of the machine at hand; the bound leaves room for slower and busier ones.
     assert min(seconds) < 0.25
+
+
+def test_analyse__control_below_zero__says_that_the_lift_reads_the_other_way_round() -> None:
+    (found,) = _analyse(_of_values((-3.0, -1.5), (-2.0, -1.0))).comparisons
+
+    assert found.difference == 0.75
+    assert found.lift == pytest.approx(-1 / 3)
+    assert any("below 0" in note for note in found.notes)
+    (above,) = _analyse(_of_values((3.0, 1.5), (2.0, 1.0))).comparisons
+    assert not any("below 0" in note for note in above.notes)
+
+
+@pytest.mark.parametrize(
+    ("metric", "reason"),
+    [
+        (_of_values((1.0, 2.0), (1.0, 2.0)), None),
+        (_of_values((1.0,), (1.0, 2.0)), "TOO_FEW_UNITS"),
+        (_of_values((), (1.0, 2.0)), "EMPTY_ARM"),
+        (_of_values((-1.0, 1.0), (1.0, 2.0)), "ZERO_BASELINE"),
+        (_of_values((1.0, 1.0), (2.0, 2.0)), "ZERO_VARIANCE"),
+        (_rates((0, 100), (5, 100)), "ZERO_VARIANCE"),
+        (_rates((5, 100), (5, 100)), None),
+    ],
+)
+def test_analyse__detectable_effect_undefined__says_why(metric: Measured, reason: str | None) -> None:
+    summary = _analyse(metric).summary
+
+    assert summary.minimum_detectable_effect_null_reason == reason
+    assert (summary.minimum_detectable_effect is None) == (reason is not None)
+
+
+def test_analyse__quantile_of_users_without_values__has_reasons_everywhere() -> None:
+    nothing = MeasuredArm(sample=ArmEstimate(n=9, value=None, variance=None))
+    metric = Measured(key="p90", shape=Shape.QUANTILE, arms={1: nothing, 2: nothing})
+    found = _analyse(metric)
+
+    assert found.comparisons[0].bayes.null_reason == "NO_VALUES"
+    assert found.summary.minimum_detectable_effect_null_reason == "NO_VALUES"

@@ -114,8 +114,8 @@ _SEQUENTIAL = replace(_PLANNED, stopping_rule=StoppingRule.GROUP_SEQUENTIAL, loo
 @pytest.mark.parametrize(
     ("at", "text"),
     [
-        (_NOW, "t0 is shown to be neither better nor worse than the control by conversion_rate so far."),
-        (_PLANNED, "t0 is shown to be neither better nor worse than the control by conversion_rate."),
+        (_NOW, "t0 is not shown to be better or worse than the control by conversion_rate so far."),
+        (_PLANNED, "t0 is not shown to be better or worse than the control by conversion_rate."),
         (
             _EARLY,
             "t0 is not judged by conversion_rate yet: the plan does not do so before the planned sample is there.",
@@ -133,7 +133,7 @@ _SEQUENTIAL = replace(_PLANNED, stopping_rule=StoppingRule.GROUP_SEQUENTIAL, loo
         ),
         (
             replace(_SEQUENTIAL, users=400),
-            "t0 is shown to be neither better nor worse than the control by conversion_rate so far.",
+            "t0 is not shown to be better or worse than the control by conversion_rate so far.",
         ),
     ],
 )
