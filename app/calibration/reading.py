@@ -60,8 +60,9 @@ def read_users(job: Job, pieces: Iterable[bytes]) -> Users:
     # Without a group, what was asked for would silently be a split by user.
     if job.split_by is not None and not people["first"].any():
         raise CannotCalibrate(
-            f"split_by: none of the control's {n_users} users has {job.split_by!r} in the stored context. Check how the"
-            " name is written, or leave split_by out to split user by user."
+            f"split_by: none of the control's {n_users} users has a text, number or truth value under"
+            f" {job.split_by!r} in the stored context. Check how the name is written, or leave"
+            " split_by out to split user by user."
         )
     people = people[np.argsort(people["key"])]
     keys = people["key"]

@@ -69,7 +69,8 @@ class CalibrationIn(BaseModel):
     split_by: ContextName | None = Field(
         default=None,
         description="A name in the stored context: users with the same value are split together, as an experiment does"
-        " that decides by household or company.",
+        " that decides by household or company. Values are the same where they are in a breakdown (1 and 1.0); objects"
+        " and lists are none.",
     )
     cuped_days: CovariateDays | None = Field(
         default=None,

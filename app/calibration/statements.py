@@ -13,6 +13,7 @@ from app.calibration.reading import COVARIATE, EXPONENT, NUMBERS, USER, VALUE
 from app.measurement import cold_statement, cold_values, hot_statement, hot_values
 from app.measurement.plan import Measure, Plan
 from app.measurement.values import Asked, Exposed
+from app.results import exposed_cold, exposed_hot
 from app.results.exposed_cold import exposed_in_clickhouse
 from app.results.exposed_hot import exposed_in_postgres
 from app.results.values import Question, Subject
@@ -20,17 +21,20 @@ from app.results.values import Question, Subject
 Statement = tuple[str, Mapping[str, Any]]
 
 _KEY = "CAST(CAST('x' || left(md5({text}), 16) AS bit(64)) AS bigint)"
-_CONTROL = """, control AS MATERIALIZED (
+_CONTROL = """{group}, control AS MATERIALIZED (
     SELECT {key} AS unit, exposed.user_id, exposed.exposed_at, {split_with} AS split_with, {of_group} AS of_group
     FROM exposed{join} WHERE exposed.variant_id = CAST(:control_id AS bigint)
 )"""
 _USER_KEY = _KEY.format(text="exposed.user_id")
-# Who has no such value is alone. No user's name begins as a group's key does but by chance.
-_GROUP = "holding.context ->> CAST(:split_by AS text)"
-_GROUP_KEY = _KEY.format(text=f"'group ' || ({_GROUP})")
-_TOGETHER = f"CASE WHEN {_GROUP} IS NULL THEN {_USER_KEY} ELSE {_GROUP_KEY} END"
-_JOIN_CONTEXT = """ LEFT JOIN assignments AS holding
-      ON holding.experiment_id = CAST(:experiment_id AS bigint) AND holding.user_id = exposed.user_id"""
+# A group is a value of a breakdown. Who has none is alone. No user's name begins as a group's key does but by chance.
+_GROUP = f""", grouped AS MATERIALIZED (
+    SELECT user_id, {exposed_hot.TEXT_OF_ATTRIBUTE.format(context="context", name=":split_by")} AS value
+    FROM assignments WHERE experiment_id = CAST(:experiment_id AS bigint)
+)"""
+_GROUP_KEY = _KEY.format(text="'group ' || grouped.value")
+_TOGETHER = f"CASE WHEN grouped.value IS NULL THEN {_USER_KEY} ELSE {_GROUP_KEY} END"
+_OF_GROUP = "CAST(grouped.value IS NOT NULL AS int)"
+_JOIN_GROUP = " LEFT JOIN grouped ON grouped.user_id = exposed.user_id"
 _EVERY_USER_AN_ARM = "WITH exposed AS MATERIALIZED (SELECT unit, user_id, unit AS variant_id, exposed_at FROM control)"
 _LINES = f"""
 SELECT {USER} AS about, 0 AS metric, unit AS key, split_with AS other, CAST(of_group AS numeric) AS first, 0 AS second
@@ -51,16 +55,13 @@ _COLD_CONTROL = """, control AS (
     FROM exposed{join} WHERE exposed.variant_id = {{control_id:Int64}}
 )"""
 _COLD_USER_KEY = _COLD_KEY.format(text="exposed.user_id")
-_COLD_OF_GROUP = "JSONType(holding.context, {split_by:String}) != 'Null'"
-_COLD_GROUP = (
-    "if(JSONType(holding.context, {split_by:String}) = 'String', JSONExtractString(holding.context, {split_by:String}),"
-    " JSONExtractRaw(holding.context, {split_by:String}))"
-)
-_COLD_GROUP_KEY = _COLD_KEY.format(text=f"concat('group ', {_COLD_GROUP})")
-_COLD_TOGETHER = f"if({_COLD_OF_GROUP}, {_COLD_GROUP_KEY}, {_COLD_USER_KEY})"
-_COLD_JOIN_CONTEXT = (
-    """ LEFT JOIN (SELECT user_id, context FROM stored) AS holding ON holding.user_id = exposed.user_id"""
-)
+_COLD_GROUP_KEY = _COLD_KEY.format(text="concat('group ', assumeNotNull(grouped.value))")
+_COLD_TOGETHER = f"if(isNull(grouped.value), {_COLD_USER_KEY}, {_COLD_GROUP_KEY})"
+_COLD_OF_GROUP = "toUInt8(isNotNull(grouped.value))"
+_COLD_VALUE = exposed_cold.TEXT_OF_ATTRIBUTE.format(context="context", name="{split_by:String}")
+_COLD_JOIN_GROUP = f""" LEFT JOIN (
+        SELECT user_id, {_COLD_VALUE} AS value FROM stored
+    ) AS grouped ON grouped.user_id = exposed.user_id"""
 _COLD_EVERY_USER_AN_ARM = "WITH exposed AS (SELECT user_id, unit AS variant_id, exposed_at FROM control)"
 # Of very many lines some at a time, so that no answer is larger than this process can hold for a moment. What is found
 # is cut, not who is looked at: units and the quantile at which totals are cut are of all of them.
@@ -96,11 +97,12 @@ def in_postgres(subject: Subject, control_id: int, plan: Plan, *, split_by: str 
     """Yield the statements whose rows are lines: of users and their numbers, and of the values of quantiles."""
     who, parameters = exposed_in_postgres(subject, Question())
     extra: dict[str, Any] = {**parameters, "control_id": control_id}
-    control = _CONTROL.format(key=_USER_KEY, split_with=_USER_KEY, of_group="0", join="")
+    control = _CONTROL.format(group="", key=_USER_KEY, split_with=_USER_KEY, of_group="0", join="")
     if split_by is not None:
         extra["split_by"] = split_by
-        of_group = f"CAST({_GROUP} IS NOT NULL AS int)"
-        control = _CONTROL.format(key=_USER_KEY, split_with=_TOGETHER, of_group=of_group, join=_JOIN_CONTEXT)
+        control = _CONTROL.format(
+            group=_GROUP, key=_USER_KEY, split_with=_TOGETHER, of_group=_OF_GROUP, join=_JOIN_GROUP
+        )
     numbers, values = _parts(plan)
     every = Exposed(_EVERY_USER_AN_ARM, {})
     measured, own = hot_statement.measuring(numbers, asked_of(subject), every)
@@ -132,8 +134,8 @@ class InClickHouse:
             control = _COLD_CONTROL.format(
                 key=_COLD_USER_KEY,
                 split_with=_COLD_TOGETHER,
-                of_group=f"toUInt8({_COLD_OF_GROUP})",
-                join=_COLD_JOIN_CONTEXT,
+                of_group=_COLD_OF_GROUP,
+                join=_COLD_JOIN_GROUP,
             )
         self._who = who + control
 

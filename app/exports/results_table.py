@@ -51,6 +51,7 @@ RESULT_COLUMNS = (
     Column("below_min_sample", Holds.FLAG),
     Column("metric", Holds.LABEL),
     *(Column(name, Holds.WHOLE if name in _WHOLE else Holds.NUMBER) for name in _MEASURED),
+    Column("prob_best_null_reason", Holds.LABEL),
     Column("steps", Holds.LABEL),
     Column("null_reason", Holds.LABEL),
     *_COMPARISON_COLUMNS,
@@ -78,6 +79,7 @@ def _measured(variant: VariantResult, metric: str, measured: MetricResult) -> Ro
         "below_min_sample": variant.below_min_sample,
         "metric": metric,
         **{name: getattr(measured, name) for name in _MEASURED},
+        "prob_best_null_reason": measured.prob_best_null_reason,
         # Of a funnel, as 40/22/9.
         "steps": None if measured.steps is None else "/".join(map(str, measured.steps)),
         "null_reason": measured.null_reason,

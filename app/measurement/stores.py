@@ -18,6 +18,7 @@ from app.measurement.answers import measured, with_bounds
 from app.measurement.plan import Finer, Plan, compiled
 from app.measurement.precision import MOST_LOOKS, once_more, units_of
 from app.measurement.reading import read_cold, read_hot
+from app.measurement.tail_size import refuse_too_large, sizing
 from app.measurement.values import Asked, Exposed, Measured
 from app.metrics.values import Recipe
 from app.stats.quantiles import Ranks, quantile_ranks
@@ -40,14 +41,17 @@ _PREPARE = text(
     " set_config('enable_nestloop', 'off', true), set_config('enable_mergejoin', 'off', true),"
     " set_config('max_parallel_workers_per_gather', '0', true)"
 )
-_TAIL_EVENTS = text(
-    "SELECT CAST(json_build_object('event_id', event_id, 'user_id', user_id, 'event_type', event_type, 'ts', ts,"
-    " 'value', value, 'properties', coalesce(CAST(properties AS text), '{}')) AS text) AS line FROM events"
-    " WHERE ingested_at >= :watermark AND project_id = :project_id"
+_WAITING_EVENTS = (
+    " FROM events WHERE ingested_at >= :watermark AND project_id = :project_id"
     " AND (experiment_id IS NULL OR experiment_id = :experiment_id)"
     " AND (CAST(:event_types AS text[]) IS NULL OR event_type = ANY (CAST(:event_types AS text[])))"
     " LIMIT :most_rows"
 )
+_TAIL_EVENTS = text(
+    "SELECT CAST(json_build_object('event_id', event_id, 'user_id', user_id, 'event_type', event_type, 'ts', ts,"
+    f" 'value', value, 'properties', coalesce(CAST(properties AS text), '{{}}')) AS text) AS line{_WAITING_EVENTS}"
+)
+_SIZE_OF_TAIL_EVENTS = sizing("properties", _WAITING_EVENTS)
 
 _Key = tuple[int, int]
 # Carries out a plan.
@@ -198,7 +202,11 @@ def _asking(clickhouse: ClickHouse, exposed: Exposed, watermark: datetime, tail:
 async def tail_events(
     connection: AsyncConnection, recipes: Mapping[str, Recipe], asked: Asked, watermark: datetime, *, most_rows: int
 ) -> list[bytes]:
-    """Return PostgreSQL's events from the watermark on that may matter to the recipes; at most `most_rows`."""
+    """Return PostgreSQL's events from the watermark on that may matter to the recipes; `most_rows` are too many.
+
+    Raises:
+        TailTooLarge: they are too many, or their properties too large, to travel with a query.
+    """
     parameters = {
         "watermark": watermark,
         "project_id": asked.project_id,
@@ -206,6 +214,7 @@ async def tail_events(
         "event_types": list(compiled(recipes).event_types) or None,
         "most_rows": most_rows,
     }
+    await refuse_too_large(connection, _SIZE_OF_TAIL_EVENTS, parameters)
     return [line.encode() for line in (await connection.execute(_TAIL_EVENTS, parameters)).scalars()]
 
 

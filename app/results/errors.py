@@ -1,6 +1,7 @@
 """What can keep results from being computed."""
 
 from app.core.errors import Conflict, NotFound, Unavailable
+from app.measurement.errors import TailTooLarge as TailTooLarge  # noqa: PLC0414  # The alias passes the name on.
 
 
 class NoSourceAvailable(Unavailable):
@@ -33,7 +34,3 @@ class AnswerNotFound(NotFound):
 
 class StoreIncomplete(Exception):
     """PostgreSQL has dropped events that count for the question."""
-
-
-class TailTooLarge(Exception):
-    """More rows wait on their way to ClickHouse than one query may carry."""

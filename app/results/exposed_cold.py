@@ -119,15 +119,17 @@ _OVERRIDE = "user_id IN (SELECT user_id FROM overridden)"
 _EXCLUDED_USER = f"user_id IN (SELECT user_id FROM {tail.EXCLUDED_USERS})"
 _TWO_VARIANTS = "any_named AND planned = 1 AND user_id IN (SELECT user_id FROM strayed)"
 
-# One text for a number however it was written, and the same as in PostgreSQL.
-_VALUE = """multiIf(
-        JSONType(context, {breakdown:String}) IN ('String', 'Bool'),
-        toNullable(JSONExtractString(context, {breakdown:String})),
-        JSONType(context, {breakdown:String}) IN ('Int64', 'UInt64', 'Double')
-            AND (JSONExtractFloat(context, {breakdown:String}) = 0
-                OR abs(JSONExtractFloat(context, {breakdown:String})) BETWEEN 1e-300 AND 1e300),
-        toNullable(toString(JSONExtractFloat(context, {breakdown:String}) + 0.)),
+# An attribute's value as what users are divided by: one text for a number however it was written, and the same as in
+# PostgreSQL. NULL where there is no one text.
+TEXT_OF_ATTRIBUTE = """multiIf(
+        JSONType({context}, {name}) IN ('String', 'Bool'),
+        toNullable(JSONExtractString({context}, {name})),
+        JSONType({context}, {name}) IN ('Int64', 'UInt64', 'Double')
+            AND (JSONExtractFloat({context}, {name}) = 0
+                OR abs(JSONExtractFloat({context}, {name})) BETWEEN 1e-300 AND 1e300),
+        toNullable(toString(JSONExtractFloat({context}, {name}) + 0.)),
         NULL)"""
+_VALUE = TEXT_OF_ATTRIBUTE.format(context="context", name="{breakdown:String}")
 _LARGEST = """
 ), (
     SELECT groupArray(value) FROM (

@@ -104,22 +104,23 @@ _OVERRIDE = "stored.user_id IN (SELECT user_id FROM overridden)"
 _EXCLUDED_USER = "{user_id} = ANY (CAST(:excluded_users AS text[]))"
 _TWO_VARIANTS = "stored.user_id IN (SELECT user_id FROM strayed)"
 
-# One text for a number however it was written, and the same as ClickHouse's: its shortest digits, plain up to 21 places
-# and with an exponent beyond.
-_VALUE = r""",
-            CASE jsonb_typeof(stored.context -> CAST(:breakdown AS text))
-              WHEN 'string' THEN stored.context ->> :breakdown
-              WHEN 'boolean' THEN stored.context ->> :breakdown
+# An attribute's value as what users are divided by. One text for a number however it was written, and the same as
+# ClickHouse's: its shortest digits, plain up to 21 places and with an exponent beyond. NULL where there is no one text.
+TEXT_OF_ATTRIBUTE = r"""CASE jsonb_typeof({context} -> CAST({name} AS text))
+              WHEN 'string' THEN {context} ->> {name}
+              WHEN 'boolean' THEN {context} ->> {name}
               WHEN 'number' THEN CASE
-                WHEN CAST(stored.context ->> :breakdown AS numeric) = 0 THEN '0'
-                WHEN abs(CAST(stored.context ->> :breakdown AS numeric)) NOT BETWEEN 1e-300 AND 1e300 THEN NULL
-                WHEN abs(CAST(stored.context ->> :breakdown AS float8)) >= 1e-6
-                    AND abs(CAST(stored.context ->> :breakdown AS float8)) < 1e21 THEN
-                  CAST(trim_scale(CAST(CAST(CAST(stored.context ->> :breakdown AS float8) AS text) AS numeric)) AS text)
+                WHEN CAST({context} ->> {name} AS numeric) = 0 THEN '0'
+                WHEN abs(CAST({context} ->> {name} AS numeric)) NOT BETWEEN 1e-300 AND 1e300 THEN NULL
+                WHEN abs(CAST({context} ->> {name} AS float8)) >= 1e-6
+                    AND abs(CAST({context} ->> {name} AS float8)) < 1e21 THEN
+                  CAST(trim_scale(CAST(CAST(CAST({context} ->> {name} AS float8) AS text) AS numeric)) AS text)
                 ELSE regexp_replace(
-                  CAST(CAST(stored.context ->> :breakdown AS float8) AS text), 'e[+]?(-?)0*', 'e\1')
+                  CAST(CAST({context} ->> {name} AS float8) AS text), 'e[+]?(-?)0*', 'e\1')
               END
-            END AS value"""
+            END"""
+_VALUE = f""",
+            {TEXT_OF_ATTRIBUTE.format(context="stored.context", name=":breakdown")} AS value"""
 # Where the cohort of an exposure begins. Days and weeks are counted from a Monday, and days of UTC have 24 hours.
 _BEGINNING = """,
             date_bin(CAST(:cohort_width AS interval), {exposed_at}, CAST(:cohort_origin AS timestamptz)) AS value"""

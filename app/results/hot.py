@@ -17,6 +17,7 @@ from app.core.db import Database
 from app.events.messages import MOST_AHEAD
 from app.measurement.plan import look_back
 from app.measurement.stores import measure_hot, tail_events
+from app.measurement.tail_size import refuse_too_large, sizing
 from app.measurement.values import Exposed, Measured
 from app.results import exposed_hot
 from app.results.errors import StoreIncomplete, TailTooLarge
@@ -136,11 +137,14 @@ SELECT 'cohort', place, NULL, CAST(extract(epoch FROM value) * 1000000 AS bigint
     NULL, NULL, NULL, NULL, NULL, NULL
 FROM segments"""
 
+_WAITING_EXPOSURES = (
+    " FROM assignments WHERE experiment_id = :experiment_id AND ingested_at >= :watermark LIMIT :most_rows"
+)
 _TAIL_EXPOSURES = text(
     "SELECT CAST(json_build_object('user_id', user_id, 'variant_id', variant_id, 'exposed_at', assigned_at,"
-    " 'context', coalesce(CAST(context AS text), '{}')) AS text) AS line FROM assignments"
-    " WHERE experiment_id = :experiment_id AND ingested_at >= :watermark LIMIT :most_rows"
+    f" 'context', coalesce(CAST(context AS text), '{{}}')) AS text) AS line{_WAITING_EXPOSURES}"
 )
+_SIZE_OF_TAIL_EXPOSURES = sizing("context", _WAITING_EXPOSURES)
 _TAIL_OVERRIDES = text(
     "SELECT CAST(json_build_object('user_id', user_id, 'variant_id', variant_id, 'exposed_at', exposed_at) AS text)"
     " AS line FROM overrides WHERE experiment_id = :experiment_id AND NOT removed LIMIT :most_rows"
@@ -212,7 +216,7 @@ class HotStore:
 
         Raises:
             StoreUnavailable: PostgreSQL cannot be reached.
-            TailTooLarge: they are too many to travel with a query.
+            TailTooLarge: they are too many, or too large, to travel with a query.
         """
         parameters = {
             "experiment_id": subject.experiment_id,
@@ -227,6 +231,7 @@ class HotStore:
         async with self._database.read() as connection:
             await connection.execute(_ONE_SNAPSHOT)
             now: datetime = (await connection.execute(_NOW)).scalar_one()
+            await refuse_too_large(connection, _SIZE_OF_TAIL_EXPOSURES, parameters)
             tail = Tail(
                 exposures=await _lines(connection, _TAIL_EXPOSURES, parameters),
                 overrides=await _lines(

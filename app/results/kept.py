@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -96,13 +97,17 @@ class KeptAnswers:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        # Of its own, because those that all share may be busy for long, and this takes a moment. It starts when used.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kept-answers")
 
     async def keep(self, results: Results) -> Results:
         """Return the answer with the id under which it is kept, or with the reason why it is not."""
         answer_id = uuid4()
         named = replace(results, provenance=with_answer_id(results.provenance, str(answer_id)))
+        # The patience is for PostgreSQL alone, which has no transaction open meanwhile.
+        packed = await self._packed(named)
         try:
-            await within(_PATIENCE_S, self._insert(answer_id, named))
+            await within(_PATIENCE_S, self._insert(answer_id, named, packed))
         except IntegrityError:  # The experiment, a draft, was deleted in the meantime.
             return results
         except (StoreUnavailable, TimeoutError) as error:
@@ -129,7 +134,11 @@ class KeptAnswers:
         document = zlib.decompress(row.packed).decode()
         return document if row.moments is None else _at_moments(document, row.moments)
 
-    async def _insert(self, answer_id: UUID, results: Results) -> None:
+    async def _packed(self, results: Results) -> bytes:
+        loop, document = asyncio.get_running_loop(), msgspec.json.encode(results)
+        return await loop.run_in_executor(self._thread, zlib.compress, document, _COMPRESSION)
+
+    async def _insert(self, answer_id: UUID, results: Results, packed: bytes) -> None:
         shared = {
             "id": answer_id,
             "experiment_id": results.experiment_id,
@@ -141,7 +150,6 @@ class KeptAnswers:
             # An answer that says what is kept already costs a line, not a document.
             values = {**shared, "moments": _moments_of(results), "kept_for": KEPT_FOR}
             if (await connection.execute(_INSERT_MOMENTS, values)).one_or_none() is None:
-                packed = await asyncio.to_thread(zlib.compress, msgspec.json.encode(results), _COMPRESSION)
                 await connection.execute(_INSERT, {**shared, "packed": packed})
             await connection.execute(_REMOVE_SURPLUS, surplus)
             await connection.execute(_REMOVE_EXPIRED, {"kept_for": KEPT_FOR, "most": _EXPIRED_AT_ONCE})

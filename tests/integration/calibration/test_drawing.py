@@ -157,11 +157,43 @@ async def test_draw__either_store__gives_the_same_users_numbers_and_splits(
                 assert sorted(zip(from_hot.values, from_hot.users, strict=True)) == sorted(
                     zip(from_cold.values, from_cold.users, strict=True)
                 ), key
-    if split_by is None:
-        assert np.array_equal(hot.units, cold.units)
-        assert _calibrated(hot) == _calibrated(cold)
-    else:
-        assert len(np.unique(np.column_stack([hot.units, cold.units]), axis=0)) == hot.n_units
+    assert np.array_equal(hot.units, cold.units)
+    assert _calibrated(hot) == _calibrated(cold)
+
+
+# Values that are one text in a breakdown, and after them those that are none there.
+_ALIKE: tuple[tuple[Any, ...], ...] = (
+    (1, 1.0, "1"),
+    (0, -0.0),
+    (2**64, float(2**64)),
+    (2**53, 2**53 + 1),
+    (0.1,),
+    (1e-7, "1e-7"),
+    (True, "true"),
+    ("", ""),
+    ("é", "é"),
+    ("{}", "{}"),
+)
+_NO_VALUE: tuple[Any, ...] = ({}, {"a": 1}, {"a": 1}, [], [1], [1], None, None, 10**301, 10**301)
+
+
+async def test_draw__split_by_any_value__has_the_groups_of_a_breakdown_in_either_store(world: World) -> None:
+    experiment = await world.experiment()
+    values = [value for group in (*_ALIKE, _NO_VALUE) for value in group]
+    contexts = [*({"home": value} for value in values), {}, None]
+    assigned = [Assigned(f"user {number}", 0, _T0, _T0, context) for number, context in enumerate(contexts)]
+    await world.store(experiment, History(assigned))
+
+    hot = await _drawn(world, experiment, Source.HOT, split_by="home")
+    cold = await _drawn(world, experiment, Source.COLD, split_by="home")
+    async with world.database.read() as connection:
+        sql, parameters = exposed_in_postgres(Subject.of(experiment), Question(breakdown="home"))
+        counted = text(f"{sql} SELECT count(DISTINCT value), count(*) FILTER (WHERE value IS NULL) FROM candidates")
+        n_values, n_without = (await connection.execute(counted, parameters)).one()
+
+    assert np.array_equal(hot.units, cold.units)
+    assert (n_values, n_without) == (len(_ALIKE), len(_NO_VALUE) + 2)
+    assert hot.n_units == n_values + n_without
 
 
 async def test_draw__every_kind__adds_up_to_what_results_measure(world: World, shop: Experiment) -> None:

@@ -2,14 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import NoReturn
 
 import pytest
 from sqlalchemy import text
+from starlette.types import Message
+from structlog.testing import capture_logs
 
 from app.core.db import Database, StoreUnavailable
 from app.exports import copying
 from app.exports.copying import Copying, LineForm, Session
+from app.exports.download import Download
 from app.exports.errors import ClientTooSlow
+from app.exports.values import Write
 
 _SLEEP = "SELECT CAST(pg_sleep(20) AS text)"
 _MANY = "SELECT repeat('x', 1000) FROM generate_series(1, 2000)"
@@ -77,6 +82,30 @@ async def test_copy__taker_slower_than_it_may_be__is_unavailable_and_says_how_lo
 
     with pytest.raises(StoreUnavailable, match="60 minutes"):
         await asyncio.wait_for(Copying(database).copy(_MANY, {}, LineForm(), take), 5)
+
+
+async def test_download__postgresql_cuts_it__is_a_warning_with_the_reason(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "_LONGEST_COPY_S", 0.3)
+
+    async def produce(write: Write) -> None:
+        await write(b"first")
+        await Copying(database).copy(_SLEEP, {}, LineForm(), write)
+
+    async def receive() -> NoReturn:
+        await asyncio.sleep(20)
+        pytest.fail("The client does not go.")
+
+    async def send(_message: Message) -> None:
+        pass
+
+    with capture_logs() as logs, pytest.raises(StoreUnavailable):
+        await Download(produce, media_type="text/csv", headers={})({"type": "http"}, receive, send)
+
+    (cut,) = [line for line in logs if line["event"] == "export.cut"]
+    assert (cut["log_level"], cut["exc_info"]) == ("warning", None)
+    assert "60 minutes" in cut["reason"]
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError(), TimeoutError("its own"), ClientTooSlow("gone")])

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from app.core.db import Database
 from app.core.problems import install_problem_handlers
 from app.experiments.values import Experiment
 from app.results import kept
+from app.results.answer import Results
 from app.results.errors import AnswerNotFound
 from app.results.models import answers
 from app.results.provenance import NOT_STORED, STORE_UNAVAILABLE, without_answer_id
@@ -317,6 +319,24 @@ async def test_keep__store_hangs__answer_comes_without_its_id(
     assert found.variants[0].metrics["conversion_rate"].value == 0.4
 
 
+async def test_keep__threads_that_all_share_are_busy__is_kept_all_the_same(
+    service: ResultsService, experiment: Experiment, world: World
+) -> None:
+    found = await service.results(experiment.project_id, experiment.key, Question(fresh=True))
+    done = threading.Event()
+    # As many as there are, and more.
+    busy = [asyncio.get_running_loop().run_in_executor(None, done.wait, 10) for _ in range(40)]
+
+    try:
+        named = await asyncio.wait_for(kept.KeptAnswers(world.database).keep(_another(found)), 5)
+    finally:
+        done.set()
+        await asyncio.gather(*busy)
+
+    assert named.provenance.answer_id is not None
+    assert await _documents(world.database, experiment) == 2
+
+
 async def test_keep__experiment_deleted_meanwhile__answer_comes_without_its_id(
     service: ResultsService, experiment: Experiment, world: World
 ) -> None:
@@ -324,6 +344,11 @@ async def test_keep__experiment_deleted_meanwhile__answer_comes_without_its_id(
     unnamed = replace(found, experiment_id=10**12, provenance=without_answer_id(found.provenance, NOT_STORED))
 
     assert await kept.KeptAnswers(world.database).keep(unnamed) == unnamed
+
+
+def _another(results: Results) -> Results:
+    """Return an answer to the same question that says something else."""
+    return replace(results, summary=replace(results.summary, confidence_level=90))
 
 
 async def _answer_id(service: ResultsService, experiment: Experiment, *, min_sample: int = 100) -> UUID:

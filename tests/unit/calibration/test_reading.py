@@ -91,7 +91,10 @@ def test_read_users__too_few__says_how_many() -> None:
 
 
 def test_read_users__nobody_in_a_group__is_no_split_by_it() -> None:
-    with pytest.raises(CannotCalibrate, match=r"split_by: none of the control's 20 users has 'houshold'"):
+    with pytest.raises(
+        CannotCalibrate,
+        match=r"split_by: none of the control's 20 users has a text, number or truth value under 'houshold'",
+    ):
         read_users(_job(split_by="houshold"), [_lines()])
 
 
