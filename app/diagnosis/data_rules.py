@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
+from app.diagnosis.changes import shown_of, touches
 from app.diagnosis.facts import Change, Facts
 from app.diagnosis.values import NOBODY, Code, Finding, Severity, Unchecked
 from app.diagnosis.wording import count, listed, moment, percent
@@ -17,10 +18,6 @@ _FEWEST_EVENTS = 100
 _LATE_FROM = 1.0
 _STALE_AFTER, _SILENT_AFTER = timedelta(minutes=10), timedelta(days=1)
 _MOST_AHEAD, _MOST_LATE = 0.01, 0.1
-_MOST_SHOWN = 20
-# What touches who comes in, who counts or what the users see.
-_TOUCHING = frozenset({"traffic_pct", "starts_at", "ends_at", "population", "variants", "config"})
-_TOUCHING_ACTIONS = frozenset({"experiment.pause", "experiment.resume", "assignments.imported"})
 _HOLE = "The audit log has no entry of the start, so that changes may be missing from it as well."
 
 
@@ -119,7 +116,8 @@ def mid_run_changes(facts: Facts) -> list[Finding] | Unchecked:
         return Unchecked("The experiment was never started.")
     if not facts.changes:
         return [] if facts.start_noted else Unchecked(f"{_HOLE} GET /audit/verify says what became of it.")
-    touching = [change for change in facts.changes if _touches(change)]
+    touching = [change for change in facts.changes if touches(change)]
+    changes = count(len(facts.changes), "change")
     named = [f"{_what(change)} by {change.actor} at {moment(change.at)}" for change in touching or facts.changes]
     return [
         Finding(
@@ -129,15 +127,16 @@ def mid_run_changes(facts: Facts) -> list[Finding] | Unchecked:
             evidence={
                 "changes": len(facts.changes),
                 "touching": len(touching),
-                "shown": [_shown(facts, change) for change in (*touching, *_others(facts.changes))][:_MOST_SHOWN],
+                "not_looked_at": facts.more_changes,
+                "shown": [_shown(facts, change) for change in shown_of(facts.changes)],
             },
             text=(
-                f"{count(len(facts.changes), 'change')} since the start,"
+                f"{changes} since the start,"
                 f" {len(touching):,} of them to who comes in, who counts or what users see: {listed(named)}."
                 if touching
-                else f"{count(len(facts.changes), 'change')} since the start, none of them to who comes in: "
-                f"{listed(named)}."
+                else f"{changes} since the start, none of them to who comes in: {listed(named)}."
             )
+            + (f" Not looked at: {count(facts.more_changes, 'later change')}." if facts.more_changes else "")
             + ("" if facts.start_noted else f" {_HOLE}"),
             action=(
                 "Ask for results with the first such change as end_date: they hold the users and events before it. If"
@@ -235,29 +234,30 @@ def clock_skew(facts: Facts) -> list[Finding] | Unchecked:
     ]
 
 
-def _touches(change: Change) -> bool:
-    return change.action in _TOUCHING_ACTIONS or not _TOUCHING.isdisjoint(change.fields)
-
-
-def _others(changes: Sequence[Change]) -> list[Change]:
-    return [change for change in changes if not _touches(change)]
-
-
 def _what(change: Change) -> str:
-    what = ", ".join(change.fields) if change.fields else change.action
-    return what if change.times == 1 else f"{what} ({change.times} times)"
+    what = ", ".join(change.fields or change.actions)
+    return what if change.times == 1 else f"{what} ({change.times:,} times)"
 
 
 def _shown(facts: Facts, change: Change) -> dict[str, object]:
-    keys, weights = [arm.key for arm in facts.arms], [arm.weight for arm in facts.arms]
     return {
         "at": change.at.isoformat(),
+        "last_at": change.last_at.isoformat(),
         "actor": change.actor,
-        "action": change.action,
+        "action": change.actions[0],
+        "actions": list(change.actions),
         "fields": list(change.fields),
         "times": change.times,
-        "users_before": dict(zip(keys, change.before, strict=True)),
-        "users_after": dict(zip(keys, change.after, strict=True)),
-        "srm_p_value_before": srm_exact(change.before, weights),
-        "srm_p_value_after": srm_exact(change.after, weights),
+        "users_before": _by_arm(facts, change.before),
+        "users_after": _by_arm(facts, change.after),
+        "srm_p_value_before": _p_value(facts, change.before),
+        "srm_p_value_after": _p_value(facts, change.after),
     }
+
+
+def _by_arm(facts: Facts, users: Sequence[int] | None) -> dict[str, int] | None:
+    return None if users is None else dict(zip((arm.key for arm in facts.arms), users, strict=True))
+
+
+def _p_value(facts: Facts, users: Sequence[int] | None) -> float | None:
+    return None if users is None else srm_exact(users, [arm.weight for arm in facts.arms])

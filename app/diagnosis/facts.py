@@ -54,14 +54,19 @@ class Entrances:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """Something that somebody changed after the start, and the users exposed before and after it, by arm."""
+    """Something that somebody changed after the start, or a series of such, from `at` to `last_at`.
+
+    before, after: the users exposed before `at` and from then on, by arm; `None` where these are not counted.
+    """
 
     at: datetime
+    last_at: datetime
     actor: str
-    action: str
-    fields: tuple[str, ...]
-    before: tuple[int, ...]
-    after: tuple[int, ...]
+    # In a series, each that occurs in it once.
+    actions: tuple[str, ...]
+    fields: tuple[str, ...] = ()
+    before: tuple[int, ...] | None = None
+    after: tuple[int, ...] | None = None
     times: int = 1
 
 
@@ -85,7 +90,7 @@ class Around:
 class Missing(StrEnum):
     """Why a metric has no events."""
 
-    NEVER_SENT = "NEVER_SENT"  # No event of its types was ever sent.
+    NEVER_SENT = "NEVER_SENT"  # No event of its types, since the day before the first assignment.
     OTHER_USERS = "OTHER_USERS"  # They came from users who are not exposed.
     BEFORE_EXPOSURE = "BEFORE_EXPOSURE"  # All came before the users' exposure.
     OUTSIDE_WINDOW = "OUTSIDE_WINDOW"  # None lies in the metric's window.
@@ -189,6 +194,8 @@ class Facts:
     planned_sample: int | None = None
     # Whether the audit log, from which the changes are, has at least the start.
     start_noted: bool = True
+    # How many newer changes are not among these.
+    more_changes: int = 0
 
     @property
     def users(self) -> tuple[int, ...] | Unchecked:

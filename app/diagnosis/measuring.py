@@ -1,30 +1,43 @@
-"""Metrics of a diagnosis, measured where results are: in ClickHouse with PostgreSQL's newest rows, or in PostgreSQL."""
+"""What users were and did, read where results are: in ClickHouse with PostgreSQL's newest rows, or in PostgreSQL."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import TypeVar
 
 import structlog
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.clickhouse import ClickHouse, ClickHouseRefused, ClickHouseUnavailable
 from app.core.db import Database
+from app.diagnosis.facts import Sent
+from app.diagnosis.people import People
+from app.diagnosis.people_cold import people_in_history
+from app.diagnosis.people_hot import PREPARE, people_in_postgres
+from app.diagnosis.sent_cold import sent_in_history
+from app.diagnosis.sent_hot import sent_in_postgres
+from app.diagnosis.sought import Sought
 from app.diagnosis.values import Unchecked
-from app.measurement.stores import measure_cold, measure_hot
+from app.measurement.stores import measure_cold, measure_hot, tail_events
 from app.measurement.values import Asked, Exposed, Measured
-from app.metrics.values import Recipe
+from app.metrics.values import Kind, Recipe
 from app.results.errors import TailTooLarge
 from app.results.exposed_cold import exposed_in_clickhouse
 from app.results.exposed_hot import exposed_in_postgres
 from app.results.hot import HotStore
 from app.results.reach import Reach, Watermark, hold_events, store_reaches
 from app.results.tail import tables_for
-from app.results.values import Question, Source, Subject, Wanted
+from app.results.values import NOTHING_WANTED, Question, Source, Subject, Tail, Wanted
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
 _ONE_SNAPSHOT = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 _NOW = text("SELECT clock_timestamp()")
+# What travels with a query in about a second.
+_MOST_TAIL_ROWS = 200_000
 
 
 class OutOfReach(Exception):
@@ -49,8 +62,22 @@ class Seen:
     complete_until: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class _History:
+    """ClickHouse below the watermark, and PostgreSQL's rows from it on up to `now`."""
+
+    clickhouse: ClickHouse
+    watermark: datetime
+    tail: Tail
+    now: datetime
+
+
 class Measuring:
-    """Measures recipes over an experiment's exposed users."""
+    """Counts an experiment's exposed users, and measures what they did.
+
+    All of it is asked of one store in the same way, so that what is said of users and what is said of their events
+    have the same users.
+    """
 
     def __init__(self, database: Database, clickhouse: ClickHouse | None, watermark: Watermark) -> None:
         self._database = database
@@ -72,24 +99,92 @@ class Measuring:
         return watermark or Unchecked("ClickHouse is not known to be complete up to any moment.")
 
     async def measure(self, subject: Subject, wanted: Measurement) -> Seen:
-        """Measure, in ClickHouse if it can answer and in PostgreSQL otherwise.
+        """Measure recipes.
 
         Raises:
             OutOfReach: neither store has all events that count.
             StoreUnavailable: PostgreSQL cannot be reached.
         """
-        question = Question(end=wanted.exposed_until)
+        question, recipes = Question(end=wanted.exposed_until), wanted.recipes
         asked = Asked(project_id=subject.project_id, experiment_id=subject.experiment_id, end=wanted.until)
+
+        async def by_both(history: _History) -> Seen:
+            watermark, tail = history.watermark, history.tail
+            who = exposed_in_clickhouse(subject, question, watermark, with_tail=True)
+            exposed = Exposed(*who, tables_for(subject, tail))
+            measured = await measure_cold(history.clickhouse, recipes, asked, exposed, watermark, tail=tail.measured)
+            return Seen(measured, Source.BOTH, history.now)
+
+        async def by_postgres(connection: AsyncConnection, now: datetime) -> Seen:
+            exposed = Exposed(*exposed_in_postgres(subject, question))
+            return Seen(await measure_hot(connection, recipes, asked, exposed), Source.HOT, now)
+
+        return await self._read(subject, question, by_both, by_postgres, Wanted(recipes=recipes))
+
+    async def people(self, subject: Subject, moments: Sequence[datetime]) -> People:
+        """Count who came in, by day, between the moments, which rise, and by their context.
+
+        Raises:
+            OutOfReach: neither store has all events that count.
+            StoreUnavailable: PostgreSQL cannot be reached.
+        """
+
+        async def by_both(history: _History) -> People:
+            return await people_in_history(history.clickhouse, subject, moments, history.watermark, history.tail)
+
+        async def by_postgres(connection: AsyncConnection, _: datetime) -> People:
+            return await people_in_postgres(connection, subject, moments)
+
+        return await self._read(subject, Question(), by_both, by_postgres)
+
+    async def sent(self, subject: Subject, wanted: Mapping[str, Sought], since: datetime) -> Mapping[str, Sent]:
+        """Tell what became of the events that empty metrics look for, of those ingested from `since` on.
+
+        Raises:
+            OutOfReach: neither store has all events that count.
+            StoreUnavailable: PostgreSQL cannot be reached.
+        """
+
+        async def by_both(history: _History) -> Mapping[str, Sent]:
+            found = {}
+            for key, one in wanted.items():
+                events = await self._newest(subject, one, max(history.watermark, since))
+                found[key] = await sent_in_history(
+                    history.clickhouse, subject, one, since, history.watermark, history.tail, events
+                )
+            return found
+
+        async def by_postgres(connection: AsyncConnection, _: datetime) -> Mapping[str, Sent]:
+            return {key: await sent_in_postgres(connection, subject, one, since) for key, one in wanted.items()}
+
+        return await self._read(subject, Question(), by_both, by_postgres)
+
+    async def _read(
+        self,
+        subject: Subject,
+        question: Question,
+        by_both: Callable[[_History], Awaitable[T]],
+        by_postgres: Callable[[AsyncConnection, datetime], Awaitable[T]],
+        wanted: Wanted = NOTHING_WANTED,
+    ) -> T:
+        """Read in ClickHouse if it can answer, and in PostgreSQL otherwise, there in one snapshot."""
         try:
-            seen = await self._by_both(subject, question, asked, wanted.recipes)
+            history = await self._history(subject, question, wanted)
+            if history is not None:
+                return await by_both(history)
         except (ClickHouseUnavailable, ClickHouseRefused, TailTooLarge) as error:
             log.warning("diagnosis.history_unusable", error=str(error) or type(error).__name__)
-            seen = None
-        return seen if seen is not None else await self._by_postgres(subject, question, asked, wanted.recipes)
+        async with self._database.read() as connection:
+            await connection.execute(_ONE_SNAPSHOT)
+            await hold_events(connection)
+            now: datetime = (await connection.execute(_NOW)).scalar_one()
+            if not await store_reaches(connection, subject, question):
+                raise OutOfReach
+            await connection.execute(PREPARE)
+            return await by_postgres(connection, now)
 
-    async def _by_both(
-        self, subject: Subject, question: Question, asked: Asked, recipes: Mapping[str, Recipe]
-    ) -> Seen | None:
+    async def _history(self, subject: Subject, question: Question, wanted: Wanted) -> _History | None:
+        """Return ClickHouse with PostgreSQL's newest rows, `None` if it does not have all events that count."""
         if self._clickhouse is None or self._reach is None:
             return None
         watermark = await self._watermark()
@@ -97,20 +192,15 @@ class Measuring:
             return None
         # The recipes' own events travel apart; of those that results count no type has such a name.
         without_events = replace(question, event_types=("",))
-        tail, now = await self._hot.tail(subject, without_events, watermark, Wanted(recipes=recipes))
-        who = exposed_in_clickhouse(subject, question, watermark, with_tail=True)
-        exposed = Exposed(*who, tables_for(subject, tail))
-        measured = await measure_cold(self._clickhouse, recipes, asked, exposed, watermark, tail=tail.measured)
-        return Seen(measured, Source.BOTH, now)
+        tail, now = await self._hot.tail(subject, without_events, watermark, wanted)
+        return _History(self._clickhouse, watermark, tail, now)
 
-    async def _by_postgres(
-        self, subject: Subject, question: Question, asked: Asked, recipes: Mapping[str, Recipe]
-    ) -> Seen:
+    async def _newest(self, subject: Subject, wanted: Sought, since: datetime) -> Sequence[bytes]:
+        """Return PostgreSQL's events of a selection's types, whosever they are."""
+        recipes = {"": Recipe(kind=Kind.COUNT, selections=(wanted.selection,))}
+        asked = Asked(project_id=subject.project_id, experiment_id=subject.experiment_id)
         async with self._database.read() as connection:
-            await connection.execute(_ONE_SNAPSHOT)
-            await hold_events(connection)
-            now: datetime = (await connection.execute(_NOW)).scalar_one()
-            if not await store_reaches(connection, subject, question):
-                raise OutOfReach
-            exposed = Exposed(*exposed_in_postgres(subject, question))
-            return Seen(await measure_hot(connection, recipes, asked, exposed), Source.HOT, now)
+            events = await tail_events(connection, recipes, asked, since, most_rows=_MOST_TAIL_ROWS + 1)
+        if len(events) > _MOST_TAIL_ROWS:
+            raise TailTooLarge
+        return events

@@ -14,8 +14,9 @@ def empty_metric(facts: Facts) -> list[Finding] | Unchecked:
     if isinstance(facts.metrics, Unchecked):
         return facts.metrics
     users = facts.users
-    exposed = 0 if isinstance(users, Unchecked) else sum(users)
-    if exposed == 0:
+    if isinstance(users, Unchecked):
+        return users
+    if (exposed := sum(users)) == 0:
         return NOBODY
     return [_empty(metric, metric.sent, exposed) for metric in facts.metrics if metric.sent is not None]
 
@@ -62,7 +63,7 @@ def _empty(metric: MetricFacts, sent: Sent, exposed: int) -> Finding:
 
 _REASONS: dict[Missing, tuple[str, str]] = {
     Missing.NEVER_SENT: (
-        "no event of {types} was ever sent to this project",
+        "no event of {types} has come to this project since the day before its first assignment",
         "Check the spelling of the event type in the metric and in the product, and that events arrive (POST /events).",
     ),
     Missing.OTHER_USERS: (

@@ -21,40 +21,50 @@ from app.diagnosis.facts import (
     MetricFacts,
     Phases,
     Prior,
+    Sent,
     ValueOfUsers,
 )
 from app.diagnosis.judgement import judged
 from app.diagnosis.measuring import Measurement, Measuring, OutOfReach
-from app.diagnosis.repository import Attribute, DiagnosisRepository, Noted
+from app.diagnosis.people import Attribute
+from app.diagnosis.repository import DiagnosisRepository, Noted
+from app.diagnosis.sought import sought
 from app.diagnosis.values import Diagnosis, Unchecked
+from app.events.messages import MOST_AHEAD
 from app.experiments.recording import noted_start
 from app.experiments.registry import ExperimentRegistry
 from app.experiments.values import Experiment, Variant
 from app.measurement.values import Measured
 from app.metrics.values import Metric, Role
-from app.results.reach import Watermark, hold_events, store_reaches
-from app.results.values import Question, Source, Subject
+from app.results.reach import Watermark
+from app.results.values import Source, Subject
 
 # Each keeps a processor of a server busy for a moment.
 _MOST_AT_ONCE = 2
-_EVERYTHING = Question()
-_DROPPED = Unchecked(
-    "Exposure events decide who counts, and PostgreSQL has dropped the oldest of them (EVENTS_RETENTION_DAYS)."
+_OUT_OF_REACH = Unchecked(
+    "Neither PostgreSQL nor ClickHouse can be asked for all events that count: the oldest were dropped"
+    " (EVENTS_RETENTION_DAYS, HISTORY_RETENTION_DAYS), or the store that has them does not answer now."
 )
-_OUT_OF_REACH = Unchecked("Neither PostgreSQL nor ClickHouse has all events that count any more.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What PostgreSQL alone knows: how users came in, what was changed meanwhile, and how events arrive."""
+
+    entrances: Entrances
+    noted: Noted
+    start_noted: bool
+    arrivals: Arrivals
 
 
 @dataclass(frozen=True, slots=True)
 class _People:
-    """What PostgreSQL says of who came in."""
+    """What the stores say of who came in."""
 
-    days: list[DayOfUsers] | Unchecked
-    attributes: list[ValueOfUsers] | Unchecked
+    days: Sequence[DayOfUsers] | Unchecked
+    attributes: Sequence[ValueOfUsers] | Unchecked
     in_two_variants: int | Unchecked
-    changes: list[Change]
-    start_noted: bool
-    entrances: Entrances
-    arrivals: Arrivals
+    changes: Sequence[Change]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +108,10 @@ class DiagnosisService:
         experiment = self._registry.get(project_id, reference)
         async with self._turns:
             now, variants = self._clock(), _in_order(experiment)
-            people = await self._people(experiment, variants, now)
-            deeds = await self._deeds(experiment, variants, people.entrances.earliest, now)
-            facts = _facts(experiment, variants, people, deeds, now, await self._measuring.history_until())
+            record = await self._record(experiment, now)
+            people = await self._people(experiment, variants, changes_from(record.noted.entries))
+            deeds = await self._deeds(experiment, variants, record.entrances.earliest, now)
+            facts = _facts(experiment, variants, record, people, deeds, now, await self._measuring.history_until())
         findings, checked = judged(facts)
         return Diagnosis(
             experiment_id=experiment.id,
@@ -111,39 +122,29 @@ class DiagnosisService:
             checked=checked,
         )
 
-    async def _people(self, experiment: Experiment, variants: Sequence[Variant], now: datetime) -> _People:
-        subject, ids = Subject.of(experiment), [variant.id for variant in variants]
+    async def _record(self, experiment: Experiment, now: datetime) -> _Record:
+        started_at = experiment.started_at
         async with self._database.read() as connection:
-            await hold_events(connection)
-            repository = DiagnosisRepository(connection, subject)
-            await repository.prepare()
-            entrances = await repository.entrances(experiment.started_at)
-            noted = [] if experiment.started_at is None else await repository.noted(experiment.started_at)
-            start_noted = await noted_start(connection, experiment) is not None
-            changes = changes_from([_change(entry) for entry in noted])
-            arrivals = await repository.arrivals(now)
-            if subject.exposed_by_events and not await store_reaches(connection, subject, _EVERYTHING):
-                return _People(
-                    days=_DROPPED,
-                    attributes=_DROPPED,
-                    in_two_variants=_DROPPED,
-                    changes=with_users(changes, {}, ids),
-                    start_noted=start_noted,
-                    entrances=entrances,
-                    arrivals=arrivals,
-                )
-            users = await repository.users(_EVERYTHING, moments_of(changes))
-            in_two = await repository.in_two_variants(_EVERYTHING)
-            attributes = await repository.attributes(_EVERYTHING)
-        days = [DayOfUsers(day, _by_arm(users.by_day[day], ids)) for day in sorted(users.by_day)]
+            repository = DiagnosisRepository(connection, Subject.of(experiment))
+            return _Record(
+                entrances=await repository.entrances(started_at),
+                noted=Noted() if started_at is None else await repository.noted(started_at),
+                start_noted=await noted_start(connection, experiment) is not None,
+                arrivals=await repository.arrivals(now),
+            )
+
+    async def _people(self, experiment: Experiment, variants: Sequence[Variant], changes: Sequence[Change]) -> _People:
+        """Count who counts. Exposure events tell who was in two variants, so it takes a store that has all of them."""
+        ids = [variant.id for variant in variants]
+        try:
+            seen = await self._measuring.people(Subject.of(experiment), moments_of(changes))
+        except OutOfReach:
+            return _People(_OUT_OF_REACH, _OUT_OF_REACH, _OUT_OF_REACH, changes)
         return _People(
-            days=days,
-            attributes=_values_of(attributes, ids) or Unchecked("No exposed user has a context."),
-            in_two_variants=in_two,
-            changes=with_users(changes, users.by_stretch, ids),
-            start_noted=start_noted,
-            entrances=entrances,
-            arrivals=arrivals,
+            days=[DayOfUsers(day, _by_arm(seen.by_day[day], ids)) for day in sorted(seen.by_day)],
+            attributes=_values_of(seen.attributes, ids) or Unchecked("No exposed user has a context."),
+            in_two_variants=seen.in_two_variants,
+            changes=with_users(changes, seen.by_stretch, ids),
         )
 
     async def _deeds(
@@ -177,20 +178,14 @@ class DiagnosisService:
         facts = [recipes.metric_facts(metric, role, measured, ids) for metric, role in metrics]
         wanted = recipes.tail_recipes(metrics, measured, ids)
         cut = (await self._measuring.measure(subject, Measurement(wanted))).measured if wanted else None
-        empty = [metric for metric, found in zip((one for one, _ in metrics), facts, strict=True) if not found.events]
-        async with self._database.read() as connection:
-            repository = DiagnosisRepository(connection, subject)
-            await repository.prepare()
-            sent = {
-                metric.key: await repository.sent(
-                    _EVERYTHING,
-                    metric.recipe,
-                    recipes.selection_to_explain(metric.recipe, measured, metric.key, ids),
-                    earliest,
-                )
-                for metric in empty
-                if earliest is not None
-            }
+        empty = [metric for (metric, _), found in zip(metrics, facts, strict=True) if not found.events]
+        looked_for = {
+            metric.key: sought(metric.recipe, recipes.selection_to_explain(metric.recipe, measured, metric.key, ids))
+            for metric in empty
+        }
+        sent: Mapping[str, Sent] = {}
+        if looked_for and earliest is not None:
+            sent = await self._measuring.sent(subject, looked_for, earliest - MOST_AHEAD)
         return [
             replace(
                 found,
@@ -216,6 +211,7 @@ class DiagnosisService:
 def _facts(
     experiment: Experiment,
     variants: Sequence[Variant],
+    record: _Record,
     people: _People,
     deeds: _Deeds,
     now: datetime,
@@ -228,15 +224,16 @@ def _facts(
         arms=tuple(Arm(variant.key, variant.allocation_pct) for variant in variants),
         days=people.days,
         attributes=people.attributes,
-        entrances=people.entrances,
+        entrances=record.entrances,
         two_variants=people.in_two_variants,
         changes=people.changes,
-        start_noted=people.start_noted,
+        more_changes=record.noted.more,
+        start_noted=record.start_noted,
         priors=deeds.priors,
         around=deeds.around,
         metrics=deeds.metrics,
         phases=deeds.phases,
-        arrivals=people.arrivals,
+        arrivals=record.arrivals,
         history_until=history_until,
         planned_sample=experiment.plan.sample_size,
     )
@@ -245,10 +242,6 @@ def _facts(
 def _in_order(experiment: Experiment) -> list[Variant]:
     """Return the variants, the control first."""
     return sorted(experiment.variants, key=lambda variant: not variant.is_control)
-
-
-def _change(entry: Noted) -> Change:
-    return Change(at=entry.at, actor=entry.actor, action=entry.action, fields=entry.fields, before=(), after=())
 
 
 def _by_arm(users: Mapping[int, int], ids: Sequence[int]) -> tuple[int, ...]:

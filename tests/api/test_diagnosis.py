@@ -171,6 +171,22 @@ def test_diagnosis__traffic_raised_while_it_runs__says_who_and_when(broken: Json
     assert changes["override.put"]["times"] == 1
 
 
+def test_diagnosis__robot_that_overrides_in_turn__is_one_change(client: httpx.Client) -> None:
+    experiment = make_experiment(client)
+    path = f"/experiments/{experiment['key']}/overrides/{unique('robot')}"
+    for _ in range(20):
+        client.put(path, json={"variant": "v1"}).raise_for_status()
+        client.delete(path).raise_for_status()
+
+    finding = _found(_diagnose(client, experiment), "MID_RUN_CHANGES")
+
+    (shown,) = finding["evidence"]["shown"]
+    assert (finding["severity"], finding["evidence"]["changes"]) == ("info", 1)
+    assert (sorted(shown["actions"]), shown["times"]) == (["override.put", "override.removed"], 40)
+    assert shown["at"] < shown["last_at"]
+    assert "(40 times)" in finding["text"]
+
+
 def test_diagnosis__busier_users_in_one_variant_before__is_critical(broken: Json) -> None:
     finding = _found(broken, "PRE_EXPOSURE_DIFFERENCE")
 

@@ -7,7 +7,6 @@ from fractions import Fraction
 import pytest
 
 from app.measurement.precision import Lost, lost_of
-from app.measurement.sightings import Sightings, sighting_recipes, sightings_of
 from app.measurement.values import ArmMeasured, Asked, Days, Sums
 from app.metrics.values import Kind, Operator, PropertyFilter, Recipe, Selection, ValueSource
 from tests.integration.measurement.stored import HOUR, Bench, Happened
@@ -368,22 +367,3 @@ async def test_property_value__largest_double__is_no_number(bench: Bench) -> Non
     sums = seen.of("mean", stored.experiment.variants[0].id).sums
     assert sums.numerator == Fraction(1, 8)
     assert sums.denominator == 1
-
-
-async def test_sightings__events_that_did_not_count__are_each_under_their_reason(bench: Bench) -> None:
-    events = [
-        _buy("a", -1, 1.0),
-        _buy("a", -30, 1.0),
-        _buy("a", 50, 1.0, '{"p": 1}'),
-        _buy("b", 1, 1.0),
-        _buy("b", 1, None, '{"p": 1}'),
-        _buy("c", 1, 2.0, '{"p": 1}'),
-    ]
-    stored = await bench.store(_THREE, [replace(event, ingested_at=event.ts) for event in events])
-    selection = Selection(("buy",), (PropertyFilter("p", Operator.EQ, 1.0),))
-    recipe = Recipe(kind=Kind.SUM, selections=(selection,), window_s=86_400)
-
-    seen = await bench.measure(stored, sighting_recipes("revenue", recipe), _ALWAYS, _AT + HOUR)
-
-    found = sightings_of("revenue", recipe, seen, stored.experiment.variants[0].id)
-    assert found == (Sightings(early=1, outside=1, filtered=1, without_number=1, counted=1),)

@@ -1,19 +1,22 @@
 """Users in two variants, early exposures, changes during the run, stale data and wrong clocks."""
 
+import random
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
 from app.diagnosis.changes import changes_from, moments_of, with_users
 from app.diagnosis.facts import Around, Arrivals, Change, Entrances
-from app.diagnosis.values import Code, Severity, Unchecked
+from app.diagnosis.values import Code, Finding, Severity, Unchecked
 from app.experiments.lifecycle import Status
 from tests.unit.diagnosis.worlds import NOW, START, facts, found, unchecked
 
 
-def _change(day: int, action: str = "experiment.changed", *fields: str, actor: str = "ada") -> Change:
-    return Change(at=START + timedelta(days=day), actor=actor, action=action, fields=fields, before=(), after=())
+def _change(day: float, action: str = "experiment.changed", *fields: str, actor: str = "ada") -> Change:
+    at = START + timedelta(days=day)
+    return Change(at=at, last_at=at, actor=actor, actions=(action,), fields=fields)
 
 
 @pytest.mark.parametrize(
@@ -102,9 +105,7 @@ def test_mid_run_changes__traffic_raised__shows_who_when_and_the_users_on_both_s
 
     assert finding.severity is Severity.WARNING
     assert "traffic_pct by ada at 2026-03-03 00:00 UTC" in finding.text
-    listed = finding.evidence["shown"]
-    assert isinstance(listed, list)
-    (shown,) = listed
+    (shown,) = _shown(finding)
     assert shown["users_before"] == {"control": 90, "treatment": 110}
     assert shown["users_after"] == {"control": 400, "treatment": 600}
     assert shown["srm_p_value_before"] > 0.05
@@ -121,23 +122,91 @@ def test_mid_run_changes__words_and_overrides_alone__are_good_to_know() -> None:
     assert finding.evidence["touching"] == 0
 
 
-def test_changes_from__start_and_many_overrides__leaves_one_series() -> None:
+def test_mid_run_changes__users_not_known__says_so_and_not_zero() -> None:
+    (finding,) = found(Code.MID_RUN_CHANGES, facts(changes=[_change(2, "experiment.pause")]))
+
+    (shown,) = _shown(finding)
+    assert (shown["users_before"], shown["users_after"]) == (None, None)
+    assert (shown["srm_p_value_before"], shown["srm_p_value_after"]) == (None, None)
+
+
+def test_mid_run_changes__more_of_them_than_are_read__says_how_many_more() -> None:
+    changes = with_users([_change(2, "experiment.pause")], {}, (1, 2))
+
+    (finding,) = found(Code.MID_RUN_CHANGES, facts(changes=changes, more_changes=1234))
+
+    assert "Not looked at: 1,234 later changes." in finding.text
+    assert finding.evidence["not_looked_at"] == 1234
+
+
+def test_mid_run_changes__many__shows_those_that_touch_users_first() -> None:
+    entries = [_change(1 + number / 100, "experiment.changed", "name") for number in range(30)]
+    changes = with_users([*entries, _change(3, "experiment.pause")], {0: {1: 5}}, (1, 2))
+
+    (finding,) = found(Code.MID_RUN_CHANGES, facts(changes=changes))
+
+    assert [shown["action"] for shown in _shown(finding)] == ["experiment.pause", *["experiment.changed"] * 19]
+    assert finding.evidence["changes"] == 31
+
+
+def _shown(finding: Finding) -> list[dict[str, Any]]:
+    shown = finding.evidence["shown"]
+    assert isinstance(shown, list)
+    return shown
+
+
+def test_changes_from__start_and_many_overrides__leaves_one_series_of_each_actor() -> None:
     entries = [
         _change(0, "experiment.start"),
         *(_change(1, "override.put") for _ in range(5)),
         _change(1, "override.put", actor="bob"),
         _change(2, "experiment.pause"),
+        _change(2.5, "override.put"),
         _change(3, "experiment.complete"),
     ]
 
     changes = changes_from(entries)
 
-    assert [(change.action, change.actor, change.times) for change in changes] == [
-        ("override.put", "ada", 5),
-        ("override.put", "bob", 1),
-        ("experiment.pause", "ada", 1),
+    assert [(change.actions, change.actor, change.times) for change in changes] == [
+        (("override.put",), "ada", 6),
+        (("override.put",), "bob", 1),
+        (("experiment.pause",), "ada", 1),
     ]
-    assert moments_of(changes) == [START + timedelta(days=day) for day in (1, 1, 2)]
+    assert moments_of(changes) == [START + timedelta(days=day) for day in (1, 2)]
+    assert (changes[0].at, changes[0].last_at) == (START + timedelta(days=1), START + timedelta(days=2.5))
+
+
+def test_changes_from__robots_that_put_and_remove_overrides_in_turn__are_a_series_each() -> None:
+    actions = ("override.put", "override.removed", "assignments.imported")
+    entries = [
+        _change(1 + number / 10_000, actions[number % 4 // 2] if number % 8 else actions[2], actor=f"qa-{number % 2}")
+        for number in range(8000)
+    ]
+
+    (imported, *overrides) = changes_from(entries)
+
+    assert (imported.actions, imported.actor, imported.times) == (("assignments.imported",), "qa-0", 1000)
+    assert [(set(change.actions), change.actor, change.times) for change in overrides] == [
+        ({"override.put", "override.removed"}, "qa-1", 4000),
+        ({"override.put", "override.removed"}, "qa-0", 3000),
+    ]
+
+
+def test_with_users__many_changes_and_stretches__adds_up_what_lies_before_and_after() -> None:
+    dice = random.Random(5)
+    changes = [_change(dice.randint(0, 12), "experiment.pause", actor=f"a{number}") for number in range(20)]
+    moments = moments_of(changes)
+    users = [(START + timedelta(days=dice.randint(-1, 14)), dice.randint(1, 2)) for _ in range(500)]
+    by_stretch: dict[int, dict[int, int]] = {}
+    for at, variant in users:
+        arms = by_stretch.setdefault(sum(moment <= at for moment in moments), {})
+        arms[variant] = arms.get(variant, 0) + 1
+
+    for change in with_users(changes, by_stretch, (2, 1)):
+        before = [variant for at, variant in users if at < change.at]
+        after = [variant for at, variant in users if at >= change.at]
+        assert change.before == (before.count(2), before.count(1))
+        assert change.after == (after.count(2), after.count(1))
 
 
 def test_stale_data__history_behind__says_how_far() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from app.diagnosis.facts import Missing, Prior, Sent, Tails
 from app.diagnosis.metric_rules import why_missing
-from app.diagnosis.values import Code, Severity
+from app.diagnosis.values import Code, Severity, Unchecked
 from app.experiments.lifecycle import Status
 from app.metrics.values import Kind, Role
 from tests.unit.diagnosis.worlds import binary, facts, found, mean_sample, metric, phases, unchecked
@@ -60,8 +60,12 @@ def test_empty_metric__never_sent__names_the_type_and_what_to_check() -> None:
 
     assert finding.severity is Severity.CRITICAL
     assert finding.evidence["reason"] == "NEVER_SENT"
-    assert "no event of type refund was ever sent" in finding.text
+    assert "no event of type refund has come to this project" in finding.text
     assert "spelling" in finding.action
+
+
+def test_empty_metric__users_not_known__is_not_taken_for_nobody() -> None:
+    assert unchecked(Code.EMPTY_METRIC, facts(days=Unchecked("dropped"))) == "dropped"
 
 
 def test_empty_metric__secondary__is_a_warning() -> None:
