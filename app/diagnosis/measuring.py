@@ -14,15 +14,15 @@ from app.core.db import Database
 from app.diagnosis.facts import Sent
 from app.diagnosis.people import People
 from app.diagnosis.people_cold import people_in_history
-from app.diagnosis.people_hot import PREPARE, people_in_postgres
+from app.diagnosis.people_hot import people_in_postgres
 from app.diagnosis.sent_cold import sent_in_history
 from app.diagnosis.sent_hot import sent_in_postgres
 from app.diagnosis.sought import Sought
 from app.diagnosis.values import Unchecked
-from app.measurement.stores import measure_cold, measure_hot, tail_events
+from app.measurement.errors import TailTooLarge
+from app.measurement.stores import PREPARE, measure_cold, measure_hot, tail_events
 from app.measurement.values import Asked, Exposed, Measured
 from app.metrics.values import Kind, Recipe
-from app.results.errors import TailTooLarge
 from app.results.exposed_cold import exposed_in_clickhouse
 from app.results.exposed_hot import exposed_in_postgres
 from app.results.hot import HotStore

@@ -11,11 +11,6 @@ from app.diagnosis.people import MOST_NAMES, MOST_VALUES, People, people_of
 from app.results.exposed_hot import TEXT_OF_ATTRIBUTE, exposed_in_postgres, left_out
 from app.results.values import Exclusion, Question, Subject
 
-# Statements of this kind are planned as those of results are.
-PREPARE = text(
-    "SELECT set_config('work_mem', '96MB', true), set_config('enable_nestloop', 'off', true),"
-    " set_config('enable_mergejoin', 'off', true), set_config('max_parallel_workers_per_gather', '0', true)"
-)
 # Behind `exposed`. Users with an override are not divided by the plan.
 _USERS = """
 SELECT variant_id, CAST(exposed_at AT TIME ZONE 'UTC' AS date) AS day,
@@ -49,7 +44,7 @@ ORDER BY valued.name COLLATE "C", ranked.place, valued.variant_id"""  # noqa: S6
 
 
 async def people_in_postgres(connection: AsyncConnection, subject: Subject, moments: Sequence[datetime]) -> People:
-    """Count in the connection's transaction, after `PREPARE`; the moments rise."""
+    """Count in the connection's transaction, which is prepared; the moments rise."""
     question = Question()
     who, parameters = exposed_in_postgres(subject, question)
     users, own = (_USERS, {"moments": list(moments)}) if moments else (_USERS_WITHOUT_MOMENTS, {})

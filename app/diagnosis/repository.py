@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.diagnosis.changes import IN_SERIES, NO_CHANGES
 from app.diagnosis.facts import Arrivals, Change, Entrances
-from app.diagnosis.people_hot import PREPARE
+from app.measurement.stores import PREPARE
 from app.results.values import Subject
 
 # What is said of newest events is about these.

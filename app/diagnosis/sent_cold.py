@@ -10,12 +10,11 @@ from typing import Any
 
 from app.core.clickhouse import ClickHouse
 from app.diagnosis.facts import Sent
-from app.diagnosis.sought import Sought
+from app.diagnosis.sought import Sought, has_number, kept
 from app.measurement import cold_filters
 from app.measurement.stores import SETTINGS
 from app.measurement.tail import EVENTS as TAIL_EVENTS
 from app.measurement.tail import table_of
-from app.metrics.values import Selection, ValueSource
 from app.results.exposed_cold import exposed_in_clickhouse
 from app.results.tail import tables_for
 from app.results.values import Question, Subject, Tail
@@ -73,40 +72,21 @@ async def sent_in_history(
 
 def _statement(wanted: Sought) -> tuple[str, dict[str, Any]]:
     selection = wanted.selection
-    kept, parameters = _kept(selection)
-    has_number, of_number = _has_number(selection)
+    keeps, parameters = kept(selection, cold_filters.condition)
+    number, of_number = has_number(selection, "value", cold_filters.number_of)
     parameters |= {**of_number, "window_from_us": wanted.since // _US}
     if selection.event_types:
         parameters["event_types"] = list(selection.event_types)
     if wanted.until is not None:
         parameters["window_until_us"] = wanted.until // _US
     of_types = _OF_TYPES if selection.event_types else ""
-    streams = " UNION ALL ".join(_stream(kept, has_number, rows + of_types) for rows in (_HISTORY, _TAIL))
+    streams = " UNION ALL ".join(_stream(keeps, number, rows + of_types) for rows in (_HISTORY, _TAIL))
     return _SENT.format(streams=streams, until=_UNTIL if wanted.until is not None else ""), parameters
 
 
-def _stream(kept: str, has_number: str, rows: str) -> str:
+def _stream(keeps: str, number: str, rows: str) -> str:
     return f"""
-    SELECT user_id, moment, {kept} AS kept, {has_number} AS has_number FROM (
+    SELECT user_id, moment, {keeps} AS kept, {number} AS has_number FROM (
         SELECT user_id, toUnixTimestamp64Micro(ts) AS moment, value, {cold_filters.PROPERTIES} AS properties
         FROM {rows}
     )"""
-
-
-def _kept(selection: Selection) -> tuple[str, dict[str, Any]]:
-    conditions, parameters = [], dict[str, Any]()
-    for place, wanted in enumerate(selection.filters):
-        condition, own = cold_filters.condition(wanted, f"filter_{place}")
-        conditions.append(condition)
-        parameters |= own
-    return f"({' AND '.join(conditions)})" if conditions else "true", parameters
-
-
-def _has_number(selection: Selection) -> tuple[str, dict[str, Any]]:
-    match selection.source:
-        case ValueSource.ONE:
-            return "true", {}
-        case ValueSource.VALUE:
-            return "(value IS NOT NULL)", {}
-        case ValueSource.PROPERTY:
-            return f"(({cold_filters.number_of('number')}) IS NOT NULL)", {"number": selection.property}

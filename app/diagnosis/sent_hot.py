@@ -1,15 +1,13 @@
 """SQL of what became of an empty metric's events, in PostgreSQL. `sent_cold` says the same of ClickHouse."""
 
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.diagnosis.facts import Sent
-from app.diagnosis.sought import Sought
+from app.diagnosis.sought import Sought, has_number, kept
 from app.measurement import hot_filters
-from app.metrics.values import Selection, ValueSource
 from app.results.exposed_hot import exposed_in_postgres
 from app.results.values import Question, Subject
 
@@ -37,8 +35,8 @@ FROM sent"""
 async def sent_in_postgres(connection: AsyncConnection, subject: Subject, wanted: Sought, since: datetime) -> Sent:
     """Tell what became of the events, of those ingested from `since` on; the connection's transaction is prepared."""
     who, parameters = exposed_in_postgres(subject, Question())
-    keeps, of_filters = _kept(wanted.selection)
-    number, of_number = _has_number(wanted.selection)
+    keeps, of_filters = kept(wanted.selection, hot_filters.condition)
+    number, of_number = has_number(wanted.selection, "happened.value", hot_filters.number_of)
     values = {
         **parameters,
         **of_filters,
@@ -52,22 +50,3 @@ async def sent_in_postgres(connection: AsyncConnection, subject: Subject, wanted
     }
     row = (await connection.execute(text(who + _SENT.format(keeps=keeps, number=number)), values)).mappings().one()
     return Sent(event_types=wanted.selection.event_types, **row)
-
-
-def _kept(selection: Selection) -> tuple[str, dict[str, Any]]:
-    conditions, parameters = [], dict[str, Any]()
-    for place, wanted in enumerate(selection.filters):
-        condition, own = hot_filters.condition(wanted, f"filter_{place}")
-        conditions.append(condition)
-        parameters |= own
-    return f"({' AND '.join(conditions)})" if conditions else "true", parameters
-
-
-def _has_number(selection: Selection) -> tuple[str, dict[str, Any]]:
-    match selection.source:
-        case ValueSource.ONE:
-            return "true", {}
-        case ValueSource.VALUE:
-            return "(happened.value IS NOT NULL)", {}
-        case ValueSource.PROPERTY:
-            return f"(({hot_filters.number_of('number')}) IS NOT NULL)", {"number": selection.property}

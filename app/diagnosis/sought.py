@@ -1,9 +1,11 @@
-"""Which events an empty metric looks for, and when. Plain values, no I/O."""
+"""Which events an empty metric looks for, and when. Plain values, and text that both stores have alike; no I/O."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
-from app.metrics.values import Kind, Recipe, Selection
+from app.metrics.values import Kind, PropertyFilter, Recipe, Selection, ValueSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,3 +23,26 @@ def sought(recipe: Recipe, selection: Selection) -> Sought:
         return Sought(selection, timedelta(days=recipe.first_day), timedelta(days=recipe.last_day + 1))
     until = None if recipe.window_s is None else timedelta(seconds=recipe.window_s)
     return Sought(selection, timedelta(seconds=recipe.window_from_s), until)
+
+
+def kept(
+    selection: Selection, condition: Callable[[PropertyFilter, str], tuple[str, Mapping[str, Any]]]
+) -> tuple[str, dict[str, Any]]:
+    """Return what an event has to meet to be let through by the filters, each written by `condition`."""
+    conditions, parameters = [], dict[str, Any]()
+    for place, wanted in enumerate(selection.filters):
+        written, own = condition(wanted, f"filter_{place}")
+        conditions.append(written)
+        parameters |= own
+    return f"({' AND '.join(conditions)})" if conditions else "true", parameters
+
+
+def has_number(selection: Selection, value: str, number_of: Callable[[str], str]) -> tuple[str, dict[str, Any]]:
+    """Return what an event with a number meets: in its value, or in the property whose name is a parameter."""
+    match selection.source:
+        case ValueSource.ONE:
+            return "true", {}
+        case ValueSource.VALUE:
+            return f"({value} IS NOT NULL)", {}
+        case ValueSource.PROPERTY:
+            return f"(({number_of('number')}) IS NOT NULL)", {"number": selection.property}

@@ -36,11 +36,13 @@ SETTINGS: Mapping[str, Any] = {
 }
 # A statement of this kind needs memory for a hash of all users; its plan must not depend on statistics that a bulk
 # load has left behind, and parallel workers would take the processors that assignment needs.
-_PREPARE = text(
+PREPARING = (
     "SELECT set_config('work_mem', '96MB', true), set_config('plan_cache_mode', 'force_custom_plan', true),"
     " set_config('enable_nestloop', 'off', true), set_config('enable_mergejoin', 'off', true),"
     " set_config('max_parallel_workers_per_gather', '0', true)"
 )
+PREPARE = text(PREPARING)
+
 _WAITING_EVENTS = (
     " FROM events WHERE ingested_at >= :watermark AND project_id = :project_id"
     " AND (experiment_id IS NULL OR experiment_id = :experiment_id)"
@@ -72,7 +74,7 @@ async def measure_hot(
 
     Where a recipe is of values, several statements may have to see the same: the transaction must be REPEATABLE READ.
     """
-    await connection.execute(_PREPARE)
+    await connection.execute(PREPARE)
     plan = compiled(recipes)
     if not plan.measures:
         return Measured({})
@@ -134,7 +136,7 @@ async def finer_hot(
     plan = _limited(recipes, variant_id)
     if not plan.measures:
         return {}
-    await connection.execute(_PREPARE)
+    await connection.execute(PREPARE)
     return units_of(plan, await _finely(_by_postgres(connection, asked, exposed), plan))
 
 

@@ -1,7 +1,6 @@
 """What can keep results from being computed."""
 
 from app.core.errors import Conflict, NotFound, Unavailable
-from app.measurement.errors import TailTooLarge as TailTooLarge  # noqa: PLC0414  # The alias passes the name on.
 
 
 class NoSourceAvailable(Unavailable):

@@ -15,12 +15,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.db import Database
 from app.events.messages import MOST_AHEAD
+from app.measurement.errors import TailTooLarge
 from app.measurement.plan import look_back
-from app.measurement.stores import measure_hot, tail_events
+from app.measurement.stores import PREPARING, measure_hot, tail_events
 from app.measurement.tail_size import refuse_too_large, sizing
 from app.measurement.values import Exposed, Measured
 from app.results import exposed_hot
-from app.results.errors import StoreIncomplete, TailTooLarge
+from app.results.errors import StoreIncomplete
 from app.results.exposed_hot import NAMED_VARIANTS, exposed_in_postgres, sighting_parameters
 from app.results.measuring import asked_of, days_of
 from app.results.observed import FOREVER, LATE, P95, Row, observations_of, segments_of, with_measured, with_segments
@@ -31,11 +32,7 @@ from app.rollups.steps import ORIGIN
 # A statement of this kind needs memory for a hash of all users; the plan must not depend on statistics that a
 # bulk load has left behind: every join here is one of equality over many rows, for which hashing is right, and
 # parallel workers would take the processors that assignment needs.
-_PREPARE = text(
-    "SELECT set_config('work_mem', '96MB', true), set_config('plan_cache_mode', 'force_custom_plan', true),"
-    " set_config('enable_nestloop', 'off', true), set_config('enable_mergejoin', 'off', true),"
-    " set_config('max_parallel_workers_per_gather', '0', true), clock_timestamp() AS now"
-)
+_PREPARE = text(f"{PREPARING}, clock_timestamp() AS now")
 
 # The conditions on ingestion times follow from those on the events' own, and spare partitions that are too old.
 _COUNTED = """, counted AS MATERIALIZED (

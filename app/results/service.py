@@ -18,6 +18,7 @@ from app.core.metrics import Metrics
 from app.core.redis import RedisAid
 from app.experiments.registry import ExperimentRegistry
 from app.experiments.values import Experiment
+from app.measurement.errors import TailTooLarge
 from app.measurement.plan import look_back
 from app.metrics.repository import MetricRepository
 from app.results.analysis import analyse
@@ -32,7 +33,6 @@ from app.results.errors import (
     NoSourceAvailable,
     StoreDropped,
     StoreIncomplete,
-    TailTooLarge,
 )
 from app.results.flights import Flights
 from app.results.hot import HotStore

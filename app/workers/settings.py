@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from sqlalchemy import make_url
 
 from app.core.settings import KafkaSettings, SettingsError
+from app.core.urls import LAST_PORT, usable_database_url
 
 _POSTGRES_PORT = 5432
 
@@ -27,10 +28,15 @@ class CdcSettings(KafkaSettings):
     connect_url: str = Field(default="http://127.0.0.1:8083", pattern="^https?://", validation_alias="CONNECT_URL")
     database_url: str | None = Field(default=None, validation_alias="DATABASE_URL")
     host: str | None = Field(default=None, validation_alias="CDC_DATABASE_HOST")
-    port: Annotated[int, Field(ge=1, le=65535)] | None = Field(default=None, validation_alias="CDC_DATABASE_PORT")
+    port: Annotated[int, Field(ge=1, le=LAST_PORT)] | None = Field(default=None, validation_alias="CDC_DATABASE_PORT")
     name: str | None = Field(default=None, validation_alias="CDC_DATABASE_NAME")
     user: str = Field(default="experimentation_cdc", validation_alias="CDC_DATABASE_USER")
     password: SecretStr | None = Field(default=None, validation_alias="CDC_DATABASE_PASSWORD")
+
+    @field_validator("database_url")
+    @classmethod
+    def _can_be_used(cls, url: str | None) -> str | None:
+        return usable_database_url(url) if url else url
 
     @classmethod
     def from_environment(cls) -> Self:
@@ -43,7 +49,8 @@ class CdcSettings(KafkaSettings):
             return cls()
         except ValidationError as error:
             problem = error.errors(include_url=False, include_input=False)[0]
-            raise SettingsError(f"{str(problem['loc'][0]).upper()}: {problem['msg']}") from error
+            said = problem["msg"].removeprefix("Value error, ")
+            raise SettingsError(f"{str(problem['loc'][0]).upper()}: {said}") from error
 
     def brokers(self) -> str:
         """Return Kafka's address.

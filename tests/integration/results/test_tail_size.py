@@ -9,10 +9,10 @@ import pytest
 
 from app.experiments.values import Experiment
 from app.measurement import tail_size
+from app.measurement.errors import TailTooLarge
 from app.metrics.repository import MetricRepository
 from app.metrics.values import Direction, Kind, MetricSpec, Recipe, Selection
 from app.results import hot
-from app.results.errors import TailTooLarge
 from app.results.hot import HotStore
 from app.results.values import Question, Source, Subject, Wanted
 from tests.integration.results.services import Bench, running_service

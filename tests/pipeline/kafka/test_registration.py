@@ -92,6 +92,7 @@ async def test_register__task_fails__says_why(stack: Stack) -> None:
         ({"CONNECT_URL": "http://127.0.0.1:9"}, "error: Connect at http://127.0.0.1:9 does not answer: "),
         ({"CONNECT_URL": "file:///etc/passwd"}, "error: CONNECT_URL: "),
         ({"DATABASE_URL": ""}, "error: CDC_DATABASE_HOST: must be set"),
+        ({"DATABASE_URL": "postgresql+asyncpg://u@h/db?sslmode=require"}, "error: DATABASE_URL: sslmode is the name"),
     ],
 )
 async def test_register__wrong_or_missing_address__says_which(
